@@ -1,0 +1,77 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""TubeViT (Sparse Video Tubes) for Hugging Face Transformers.
+
+Importing this package registers its classes with the Auto classes, so that `AutoModel.from_pretrained(...)` and
+`pipeline("video-classification", ...)` know them.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+)
+
+from .configuration_tubevit import TubeViTConfig
+from .image_processing_pil_tubevit import TubeViTImageProcessorPil
+from .image_processing_tubevit import TubeViTImageProcessor
+from .model_card_tubevit import create_model_card
+from .modeling_tubevit import (
+    TubeViTForImageClassification,
+    TubeViTForVideoClassification,
+    TubeViTModel,
+    TubeViTPreTrainedModel,
+)
+from .video_decoding_tubevit import VideoDecodingError, read_video
+from .video_processing_tubevit import TubeViTVideoProcessor
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register("tubevit", TubeViTConfig, exist_ok=True)
+AutoModel.register(TubeViTConfig, TubeViTModel, exist_ok=True)
+AutoModelForVideoClassification.register(TubeViTConfig, TubeViTForVideoClassification, exist_ok=True)
+AutoModelForImageClassification.register(TubeViTConfig, TubeViTForImageClassification, exist_ok=True)
+AutoImageProcessor.register(
+    TubeViTConfig,
+    image_processor_classes={"torchvision": TubeViTImageProcessor, "pil": TubeViTImageProcessorPil},
+    exist_ok=True,
+)
+AutoVideoProcessor.register(TubeViTConfig, TubeViTVideoProcessor, exist_ok=True)
+
+# what is saved carries the code that loads it, for `trust_remote_code=True` where this package is not installed
+TubeViTConfig.register_for_auto_class()
+TubeViTModel.register_for_auto_class("AutoModel")
+TubeViTForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+TubeViTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
+TubeViTImageProcessorPil.register_for_auto_class("AutoImageProcessor")
+TubeViTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+
+__all__ = [
+    "TubeViTConfig",
+    "TubeViTForImageClassification",
+    "TubeViTForVideoClassification",
+    "TubeViTImageProcessor",
+    "TubeViTImageProcessorPil",
+    "TubeViTModel",
+    "TubeViTPreTrainedModel",
+    "TubeViTVideoProcessor",
+    "VideoDecodingError",
+    "create_model_card",
+    "read_video",
+]

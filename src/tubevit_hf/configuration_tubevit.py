@@ -1,0 +1,327 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""TubeViT model configuration"""
+
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .tubes_tubevit import Size, Tube, resolve_tubes
+
+
+logger = logging.get_logger(__name__)
+
+
+# Table 12 of the paper; together 539 tokens for 32x224x224
+TABLE_12_TUBES = [
+    {"kernel_size": [8, 8, 8], "stride": [16, 32, 32], "space_to_depth": [2, 1, 1]},
+    {"kernel_size": [16, 4, 4], "stride": [6, 32, 32], "offset": [4, 8, 8], "space_to_depth": [1, 2, 2]},
+    {"kernel_size": [4, 12, 12], "stride": [16, 32, 32], "offset": [0, 16, 16]},
+    {"kernel_size": [1, 16, 16], "stride": [32, 16, 16]},
+]
+
+# B, L and H are Table 11's; Ti and S are the usual small ViTs
+PRESETS = {
+    "Ti": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},
+    "S": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
+    "B": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "L": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    "H": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
+}
+
+# Every checkpoint names all its classes, whichever of them saved it, so that each pipeline finds its own
+AUTO_MAP = {
+    "AutoConfig": "configuration_tubevit.TubeViTConfig",
+    "AutoModel": "modeling_tubevit.TubeViTModel",
+    "AutoModelForVideoClassification": "modeling_tubevit.TubeViTForVideoClassification",
+    "AutoModelForImageClassification": "modeling_tubevit.TubeViTForImageClassification",
+}
+
+# What transformers itself passes beside the declared fields, when it loads a `config.json` or builds a model
+_TRANSFORMERS_KEYS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "distributed_config",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "quantization_config",
+    "tie_last_hidden_states",
+    "tie_word_embeddings",
+    "torch_dtype",
+}
+
+
+@strict
+class TubeViTConfig(PreTrainedConfig):
+    r"""
+    This is the configuration class to store the configuration of a [`TubeViTModel`]. The defaults give TubeViT-B of
+    [Rethinking Video ViTs: Sparse Video Tubes for Joint Image and Video Learning](https://arxiv.org/abs/2212.03229)
+    for clips of 32 frames of 224x224 pixels.
+
+    Args:
+        hidden_size (`int`, defaults to 768):
+            Width of the encoder and of every token.
+        num_hidden_layers (`int`, defaults to 12):
+            Number of encoder layers.
+        num_attention_heads (`int`, defaults to 12):
+            Number of attention heads of a layer and of the attention pooling.
+        intermediate_size (`int`, defaults to 3072):
+            Width of the MLP's hidden layer.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the MLP.
+        hidden_dropout_prob (`float`, defaults to 0.0):
+            Dropout after the embeddings, the attention and the MLP.
+        attention_probs_dropout_prob (`float`, defaults to 0.0):
+            Dropout of the attention probabilities.
+        initializer_range (`float`, defaults to 0.02):
+            Scale of the initial weights, see `TubeViTPreTrainedModel._init_weights`.
+        layer_norm_eps (`float`, defaults to 1e-6):
+            Epsilon of the layer norms.
+        qkv_bias (`bool`, defaults to `True`):
+            Whether queries, keys and values have a bias.
+        image_size (`int` or `list[int]`, defaults to 224):
+            Native size of a frame in pixels, one number or `[height, width]`. Other sizes work too.
+        num_frames (`int`, defaults to 32):
+            Native length of a clip in frames. Other lengths work too.
+        num_channels (`int`, defaults to 3):
+            Channels of a frame.
+        use_cls_token (`bool`, defaults to `False`):
+            Whether a learned classification token precedes the tubes' tokens.
+        num_register_tokens (`int`, defaults to 0):
+            Number of learned register tokens, placed after the CLS token.
+        use_layer_scale (`bool`, defaults to `False`):
+            Whether each residual branch is scaled by a learned vector, as in DINOv2.
+        use_pre_layernorm (`bool`, defaults to `False`):
+            Whether a layer norm precedes the encoder, as in CLIP.
+        pooling_type (`str`, defaults to `"attention"`):
+            `"attention"`: one learned query attends to all valid tokens; `"cls"`: the CLS token; `"mean"`: the mean of
+            the tubes' valid tokens.
+        gate_layer (`int`, *optional*):
+            0-based layer that adds the embeddings back through a learned gate, `tanh(gate) * z0` (Eq. 8).
+        freeze_before (`int`, *optional*):
+            Embeddings and the layers before this one are frozen, see [`TubeViTModel.freeze_before`].
+        tubes (`list[dict]`, *optional*):
+            The tubes, each `{"kernel_size", "stride", "offset" = 0, "space_to_depth" = 1, "out_channels" =
+            hidden_size / prod(space_to_depth)}`, sizes as `[t, h, w]` in frames and pixels or one number for all three.
+            Defaults to Table 12 of the paper.
+        tube_kernels (`str`, defaults to `"separate"`):
+            `"separate"`: a kernel for each tube; `"interpolated"`: one kernel, resized tri-linearly to every tube.
+        base_kernel_size (`list[int]`, defaults to `[8, 8, 8]`):
+            Size `[t, h, w]` of that one kernel.
+        position_embedding_type (`str`, defaults to `"tube_center"`):
+            `"tube_center"`: sine-cosine of the centre of what a token sees (Eq. 3 to 7); `"tube_index"`: sine-cosine of
+            the token's index in its tube's grid; `"learned"`: a learned table for each tube; `"pretrained"`: a learned
+            table in space for each tube of kernel time 1, `"tube_center"` for the others; `"none"`.
+        position_embedding_scale (`float`, defaults to 1.0):
+            Factor on the sine-cosine embeddings.
+
+    Example:
+
+    ```python
+    >>> from tubevit_hf import TubeViTConfig, TubeViTModel
+
+    >>> config = TubeViTConfig.from_preset("Ti", num_frames=16)
+    >>> config.num_tokens()
+    294
+    >>> model = TubeViTModel(config)
+    ```"""
+
+    model_type = "tubevit"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float | int = 1e-6
+    qkv_bias: bool = True
+    image_size: int | list[int] | tuple[int, ...] = 224
+    num_frames: int = 32
+    num_channels: int = 3
+    use_cls_token: bool = False
+    num_register_tokens: int = 0
+    use_layer_scale: bool = False
+    use_pre_layernorm: bool = False
+    pooling_type: Literal["attention", "cls", "mean"] = "attention"
+    gate_layer: int | None = None
+    freeze_before: int | None = None
+    tubes: list[dict[str, Any]] | None = None
+    tube_kernels: Literal["separate", "interpolated"] = "separate"
+    base_kernel_size: list[int] | tuple[int, ...] = (8, 8, 8)
+    position_embedding_type: Literal["tube_center", "tube_index", "learned", "pretrained", "none"] = "tube_center"
+    position_embedding_scale: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        # JSON knows lists only: what is saved and what is loaded must be the same
+        if isinstance(self.image_size, tuple):
+            self.image_size = list(self.image_size)
+        self.base_kernel_size = list(self.base_kernel_size)
+        tubes = TABLE_12_TUBES if self.tubes is None else self.tubes
+        self.tubes = [tube.to_dict() for tube in resolve_tubes(tubes, self.hidden_size)]
+
+        self._warn_about_unknown(kwargs)
+        kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **kwargs) -> "TubeViTConfig":
+        """Configuration of a named size.
+
+        Args:
+            name (`str`): `"Ti"`, `"S"`, `"B"`, `"L"` or `"H"`, in any case; B, L and H are those of Table 11.
+            kwargs: any other field of the configuration; overrides the preset.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        presets = {preset.lower(): values for preset, values in PRESETS.items()}
+        if str(name).lower() not in presets:
+            raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        return cls(**{**presets[str(name).lower()], **kwargs})
+
+    @property
+    def resolved_tubes(self) -> tuple[Tube, ...]:
+        """The tubes as checked objects that know their geometry."""
+        return resolve_tubes(self.tubes, self.hidden_size)
+
+    @property
+    def native_size(self) -> Size:
+        """`(num_frames, height, width)`, in frames and pixels."""
+        height, width = self.image_size if isinstance(self.image_size, list) else (self.image_size, self.image_size)
+        return (self.num_frames, height, width)
+
+    def token_grids(
+        self, num_frames: int | None = None, height: int | None = None, width: int | None = None
+    ) -> list[Size]:
+        """Token grid `(t, h, w)` of each tube for a clip of this size; `(0, 0, 0)` where a tube does not fit.
+
+        Args:
+            num_frames, height, width: size of the clip in frames and pixels; `None` means the config's own.
+        """
+        size = tuple(
+            native if given is None else given for given, native in zip((num_frames, height, width), self.native_size)
+        )
+        return [tube.grid(size) for tube in self.resolved_tubes]
+
+    def num_tokens(self, num_frames: int | None = None, height: int | None = None, width: int | None = None) -> int:
+        """Length of the encoder's input for a clip of this size, CLS and register tokens included."""
+        from_tubes = sum(
+            steps * rows * columns for steps, rows, columns in self.token_grids(num_frames, height, width)
+        )
+        return int(self.use_cls_token) + self.num_register_tokens + from_tubes
+
+    def validate_sizes(self):
+        """Numbers that must be positive, fractions that must be fractions, and what must divide what."""
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.num_register_tokens < 0:
+            raise ValueError(f"`num_register_tokens` must not be negative, got {self.num_register_tokens}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}.")
+        if isinstance(self.image_size, list) and len(self.image_size) != 2:
+            raise ValueError(f"`image_size` must be one number or [height, width], got {self.image_size}.")
+        if min(self.native_size) < 1:
+            raise ValueError(
+                f"`num_frames` and `image_size` must be at least 1, got {self.num_frames} and {self.image_size}."
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads` must divide `hidden_size`, got {self.num_attention_heads} and {self.hidden_size}."
+            )
+
+    def validate_layers(self):
+        """Layers that are named by their index must exist, and so must the token that is pooled."""
+        if self.gate_layer is not None and not 0 <= self.gate_layer < self.num_hidden_layers:
+            raise ValueError(
+                f"`gate_layer` must be from 0 to {self.num_hidden_layers - 1} (`num_hidden_layers` is "
+                f"{self.num_hidden_layers}), got {self.gate_layer}."
+            )
+        if self.freeze_before is not None and not 0 <= self.freeze_before <= self.num_hidden_layers:
+            raise ValueError(
+                f"`freeze_before` must be from 0 to {self.num_hidden_layers} (`num_hidden_layers`), got "
+                f"{self.freeze_before}."
+            )
+        if self.pooling_type == "cls" and not self.use_cls_token:
+            raise ValueError(
+                "`pooling_type` 'cls' needs `use_cls_token=True`; without one choose 'attention' or 'mean'."
+            )
+
+    def validate_tubes(self):
+        """Tubes must suit the kind of kernel and of position embedding."""
+        tubes = self.resolved_tubes
+        if len(self.base_kernel_size) != 3 or min(self.base_kernel_size) < 1:
+            raise ValueError(f"`base_kernel_size` must be [t, h, w], each at least 1, got {self.base_kernel_size}.")
+        for index, tube in enumerate(tubes):
+            if self.tube_kernels == "interpolated" and tube.out_channels > self.hidden_size:
+                raise ValueError(
+                    f"`tubes[{index}].out_channels` is {tube.out_channels}, but an interpolated kernel has only "
+                    f"{self.hidden_size} rows (`hidden_size`) to take them from."
+                )
+            native_size = self._native_table_size(tube)
+            if native_size is not None and not all(tube.grid(native_size)):
+                raise ValueError(
+                    f"`tubes[{index}]` sees {'x'.join(map(str, tube.extent))} at {list(tube.offset)}, which does not fit "
+                    f"{'x'.join(map(str, native_size))} (`num_frames` and `image_size`), but "
+                    f"`position_embedding_type` {self.position_embedding_type!r} needs its native grid."
+                )
+        if self.position_embedding_type == "pretrained" and all(tube.kernel_size[0] > 1 for tube in tubes):
+            raise ValueError(
+                "`position_embedding_type` 'pretrained' needs a tube of kernel time 1, such as "
+                "{'kernel_size': [1, 16, 16], 'stride': [32, 16, 16]}."
+            )
+
+    def position_table_shape(self, tube: Tube) -> tuple[int, ...] | None:
+        """Shape of the learned position table of a tube, `None` where it has none: `(1, t, h, w, hidden_size)` or, for
+        `"pretrained"`, `(1, h, w, hidden_size)`."""
+        native_size = self._native_table_size(tube)
+        if native_size is None:
+            return None
+        steps, rows, columns = tube.grid(native_size)
+        if self.position_embedding_type == "pretrained":
+            return (1, rows, columns, self.hidden_size)
+        return (1, steps, rows, columns, self.hidden_size)
+
+    def _native_table_size(self, tube: Tube) -> Size | None:
+        """Clip size at which a tube's learned position table is laid out."""
+        if self.position_embedding_type == "learned":
+            return self.native_size
+        if self.position_embedding_type == "pretrained" and tube.kernel_size[0] == 1:
+            # a table in space only: any clip that is long enough gives the same one
+            return (tube.offset[0] + tube.extent[0], *self.native_size[1:])
+        return None
+
+    def _warn_about_unknown(self, kwargs: dict[str, Any]) -> None:
+        known = sorted(self.__dataclass_fields__)
+        for key in kwargs.keys() - _TRANSFORMERS_KEYS:
+            suggestion = "".join(f" Did you mean `{close}`?" for close in get_close_matches(key, known, 1))
+            logger.warning(f"`{key}` is not a field of {type(self).__name__} and has no effect.{suggestion}")
+
+
+__all__ = ["TubeViTConfig"]

@@ -1,0 +1,122 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The model card of a TubeViT checkpoint: licence, citation, how to load it, and numbers that were measured."""
+
+import os
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .configuration_tubevit import TubeViTConfig
+
+
+# Jinja template; the numbers come from the model itself and from an evaluation, never from here
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ model_name }}
+
+A [TubeViT](https://arxiv.org/abs/2212.03229) (Sparse Video Tubes): one plain ViT encoder for videos and images.
+{{ num_parameters }} parameters, {{ config.num_hidden_layers }} layers of width {{ config.hidden_size }}. A clip of
+{{ size[0] }} frames of {{ size[1] }}x{{ size[2] }} pixels becomes {{ config.num_tokens() }} tokens.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("video-classification", model="{{ model_name }}", trust_remote_code=True)
+print(classify("clip.mp4"))
+```
+
+`trust_remote_code=True` is not needed where `tubevit_hf` is installed and imported.
+
+## Evaluation
+
+{% if metrics -%}
+Measured{{ " on " ~ dataset if dataset }}:
+
+| metric | value |
+|---|---|
+{% for name, value in metrics.items() -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+{%- else -%}
+No evaluation was recorded with this checkpoint.
+{%- endif %}
+
+## Citation
+
+```bibtex
+@inproceedings{piergiovanni2023rethinking,
+  title     = {Rethinking Video ViTs: Sparse Video Tubes for Joint Image and Video Learning},
+  author    = {Piergiovanni, AJ and Kuo, Weicheng and Angelova, Anelia},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2023}
+}
+```
+"""
+
+
+def create_model_card(
+    config: TubeViTConfig,
+    model_name: str,
+    num_parameters: int,
+    metrics: dict[str, float] | None = None,
+    dataset: str | None = None,
+) -> ModelCard:
+    """Writes a model card.
+
+    Args:
+        config: the model's configuration.
+        model_name: name of the repository or folder.
+        num_parameters: number of the model's parameters.
+        metrics: what an evaluation measured, by name; `None` where nothing was.
+        dataset: name of the dataset that they were measured on.
+    """
+    metrics = metrics or {}
+    results = [
+        EvalResult(
+            task_type="video-classification",
+            dataset_type="custom",
+            dataset_name=dataset or "evaluation set",
+            metric_type=name,
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+    ]
+    card_data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="video-classification",
+        tags=["tubevit", "video-classification", "image-classification"],
+        model_name=model_name if results else None,
+        eval_results=results or None,
+    )
+    return ModelCard.from_template(
+        card_data,
+        template_str=TEMPLATE,
+        model_name=model_name,
+        num_parameters=f"{num_parameters:,}",
+        config=config,
+        size=config.native_size,
+        metrics={name: f"{value:.4g}" for name, value in metrics.items()},
+        dataset=dataset,
+    )
+
+
+def is_generated_card(path: str | os.PathLike) -> bool:
+    """Whether `path` is missing or the empty template that transformers puts into a repository without a card."""
+    if not os.path.exists(path):
+        return True
+    with open(path, encoding="utf-8") as file:
+        return "This model card has been automatically generated" in file.read()

@@ -1,0 +1,228 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The geometry of sparse video tubes: which region of a clip each token sees, and where that region lies.
+
+Everything here is a pure function of a tube and a clip's size. A tube is one 3-D kernel that is applied with a large
+stride ([Sparse Video Tubes](https://arxiv.org/abs/2212.03229), Section 3.2 and Table 12). Configuration, model, plots and tests all ask this file, so that the
+token count and the token centre are each one formula in one place.
+
+Axes are always `(time, height, width)`, in frames and pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from math import prod
+from typing import Any
+
+import torch
+
+
+# (time, height, width)
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Tube:
+    """One tube: a 3-D kernel that samples the clip sparsely.
+
+    With `space_to_depth` the kernel runs at the finer stride `stride / space_to_depth`, and the outputs of
+    `prod(space_to_depth)` neighbours are concatenated along the channels into one token (Section 3.4). The number of
+    tokens stays what `stride` says.
+
+    Args:
+        kernel_size: `(t, h, w)` of the kernel, in frames and pixels.
+        stride: `(t, h, w)` between two tokens, in frames and pixels.
+        offset: `(t, h, w)` of the first token's corner, in frames and pixels.
+        space_to_depth: how many neighbouring outputs are concatenated along each axis.
+        out_channels: channels of one kernel output, before concatenation.
+    """
+
+    kernel_size: Size
+    stride: Size
+    offset: Size
+    space_to_depth: Size
+    out_channels: int
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], hidden_size: int, name: str = "tube") -> "Tube":
+        """Reads and checks a tube as a config holds it; `name` is how errors call it.
+
+        Raises:
+            TypeError: `values` is no dict, or one of its values has a wrong type.
+            ValueError: a key is unknown or missing, a value is out of range, or `space_to_depth` does not divide.
+        """
+        if not isinstance(values, dict):
+            raise TypeError(f"`{name}` must be a dict of {_TUBE_KEYS}, got {values!r}.")
+        for key in values:
+            if key not in _TUBE_KEYS:
+                suggestion = "".join(
+                    f" Did you mean {close!r}?" for close in get_close_matches(str(key), _TUBE_KEYS, 1)
+                )
+                raise ValueError(f"`{name}` has an unknown key {key!r}; allowed are {_TUBE_KEYS}.{suggestion}")
+        for key in ("kernel_size", "stride"):
+            if key not in values:
+                raise ValueError(f"`{name}` lacks {key!r}: give it as [t, h, w], in frames and pixels. Got {values}.")
+
+        kernel_size = _read_size(values["kernel_size"], f"{name}.kernel_size", minimum=1)
+        stride = _read_size(values["stride"], f"{name}.stride", minimum=1)
+        offset = _read_size(values.get("offset", 0), f"{name}.offset", minimum=0)
+        space_to_depth = _read_size(values.get("space_to_depth", 1), f"{name}.space_to_depth", minimum=1)
+        if any(step % factor for step, factor in zip(stride, space_to_depth)):
+            raise ValueError(
+                f"`{name}.space_to_depth` must divide the stride along each axis, got {list(space_to_depth)} for a "
+                f"stride of {list(stride)}."
+            )
+
+        num_neighbours = prod(space_to_depth)
+        out_channels = values.get("out_channels")
+        if out_channels is None:
+            if hidden_size % num_neighbours:
+                raise ValueError(
+                    f"`{name}.space_to_depth` {list(space_to_depth)} concatenates {num_neighbours} outputs, which does "
+                    f"not divide the width of {hidden_size} (`hidden_size`). Change it, or give `out_channels`: at "
+                    f"least {-(-hidden_size // num_neighbours)}; what exceeds the width is cut."
+                )
+            out_channels = hidden_size // num_neighbours
+        out_channels = _read_int(out_channels, f"{name}.out_channels", minimum=1)
+        if out_channels * num_neighbours < hidden_size:
+            raise ValueError(
+                f"`{name}.out_channels` is {out_channels}, so that {num_neighbours} concatenated output(s) give "
+                f"{out_channels * num_neighbours} channels, fewer than the width of {hidden_size} (`hidden_size`). Use at "
+                f"least {-(-hidden_size // num_neighbours)}."
+            )
+        return cls(kernel_size, stride, offset, space_to_depth, out_channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tube as a config holds it: plain lists, every key present."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @property
+    def kernel_stride(self) -> Size:
+        """Stride at which the kernel itself runs, finer than `stride` by `space_to_depth`."""
+        return tuple(step // factor for step, factor in zip(self.stride, self.space_to_depth))
+
+    @property
+    def extent(self) -> Size:
+        """Size of the region that one token sees, gaps between concatenated neighbours included."""
+        return tuple(
+            kernel + (factor - 1) * step
+            for kernel, factor, step in zip(self.kernel_size, self.space_to_depth, self.kernel_stride)
+        )
+
+    def grid(self, size: Size) -> Size:
+        """Number of tokens along `(t, h, w)` in a clip of `size` frames and pixels; all 0 where the tube does not fit."""
+        grid = tuple(
+            (length - offset - extent) // step + 1 if length >= offset + extent else 0
+            for length, offset, extent, step in zip(size, self.offset, self.extent, self.stride)
+        )
+        return grid if all(grid) else (0, 0, 0)
+
+    def centers(self, axis: int, length: int, dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
+        """Centres of the first `length` tokens along `axis`, in frames or pixels: `(length,)`.
+
+        The centre is that of the whole extent: a 1x16x16 patch at the origin lies at (0.5, 8, 8).
+        """
+        index = torch.arange(length, dtype=dtype, device=device)
+        return self.offset[axis] + index * self.stride[axis] + self.extent[axis] / 2
+
+    def valid_tokens(self, frame_mask: torch.Tensor, grid: Size) -> torch.Tensor:
+        """Which tokens see real frames only.
+
+        Args:
+            frame_mask: `(batch, num_frames)`, bool, True where a frame is real.
+            grid: the tube's grid in a clip of `num_frames`.
+
+        Returns:
+            `(batch, t * h * w)`, bool: True where every frame of the token's extent is real.
+        """
+        steps, height, width = grid
+        frames = frame_mask[:, self.offset[0] :].unfold(1, self.extent[0], self.stride[0])  # (batch, t, extent)
+        return frames.all(dim=-1).repeat_interleave(height * width, dim=1)
+
+
+_TUBE_KEYS = list(Tube.__dataclass_fields__)
+
+
+def resolve_tubes(tubes: Sequence[dict[str, Any]], hidden_size: int) -> tuple[Tube, ...]:
+    """Reads the tubes of a config.
+
+    Raises:
+        TypeError, ValueError: naming the tube by its index, as `Tube.from_dict` does; also for an empty list.
+    """
+    if not isinstance(tubes, (list, tuple)):
+        raise TypeError(f"`tubes` must be a list of dicts, got {tubes!r}.")
+    if not tubes:
+        raise ValueError(
+            "`tubes` is empty: give at least one, such as {'kernel_size': [1, 16, 16], 'stride': [32, 16, 16]}."
+        )
+    return tuple(Tube.from_dict(tube, hidden_size, name=f"tubes[{index}]") for index, tube in enumerate(tubes))
+
+
+def smallest_tube(tubes: Sequence[Tube]) -> Tube:
+    """The tube whose extent has the smallest volume: the one that a clip is most likely to hold."""
+    return min(tubes, key=lambda tube: prod(tube.extent))
+
+
+def sincos_positions(axes: Sequence[torch.Tensor], dim: int, temperature: float = 10_000.0) -> torch.Tensor:
+    """Sine-cosine position embeddings of a grid of 3-D points (Eq. 3 to 7).
+
+    Channels `6j` to `6j + 5` hold sin and cos of t, then of x, then of y, each times
+    `omega_j = temperature ** (-j / (dim // 6))`; channels from `6 * (dim // 6)` on are 0. The paper prints
+    `omega_j = 1 / temperature ** j`, which at `dim // 6 = 128` underflows after a few steps, so the usual Transformer
+    spacing must be meant.
+
+    Args:
+        axes: positions along t, y and x, of shapes `(t,)`, `(h,)` and `(w,)`, in float32 or better.
+        dim: the number of channels.
+
+    Returns:
+        `(t * h * w, dim)`, in raster order, in the dtype of `axes`.
+    """
+    times, rows, columns = axes
+    num_bands = dim // 6
+    exponents = torch.arange(num_bands, dtype=times.dtype, device=times.device) / max(num_bands, 1)
+    omega = temperature**-exponents
+
+    def encode(positions: torch.Tensor) -> torch.Tensor:
+        angles = positions[:, None] * omega
+        return torch.stack((angles.sin(), angles.cos()), dim=-1)  # (n, bands, 2)
+
+    grid = (len(times), len(rows), len(columns), num_bands, 2)
+    table = torch.cat(
+        (
+            encode(times)[:, None, None].expand(grid),
+            encode(columns)[None, None, :].expand(grid),
+            encode(rows)[None, :, None].expand(grid),
+        ),
+        dim=-1,
+    )  # (t, h, w, bands, 6)
+    return torch.nn.functional.pad(table.flatten(-2).flatten(0, 2), (0, dim - 6 * num_bands))
+
+
+def _read_int(value: Any, name: str, minimum: int) -> int:
+    # bool is an int to Python, but a mistake here
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be made of whole numbers, got {value!r} ({type(value).__name__}).")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+    return value
+
+
+def _read_size(value: Any, name: str, minimum: int) -> Size:
+    if not isinstance(value, (list, tuple)):
+        return (_read_int(value, name, minimum),) * 3
+    if len(value) != 3:
+        raise ValueError(f"`{name}` must be [t, h, w] or one number for all three, got {list(value)}.")
+    return tuple(_read_int(item, name, minimum) for item in value)
