@@ -14,6 +14,7 @@
 """TubeViT model configuration"""
 
 from difflib import get_close_matches
+from math import prod
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -124,16 +125,16 @@ class TubeViTConfig(PreTrainedConfig):
             Embeddings and the layers before this one are frozen, see [`TubeViTModel.freeze_before`].
         tubes (`list[dict]`, *optional*):
             The tubes, each `{"kernel_size", "stride", "offset" = 0, "space_to_depth" = 1, "out_channels" =
-            hidden_size / prod(space_to_depth)}`, sizes as `[t, h, w]` in frames and pixels or one number for all three.
-            Defaults to Table 12 of the paper.
+            hidden_size / prod(space_to_depth)}`, sizes as `[t, h, w]` in frames and pixels, or one number for all
+            three. Defaults to Table 12 of the paper.
         tube_kernels (`str`, defaults to `"separate"`):
             `"separate"`: a kernel for each tube; `"interpolated"`: one kernel, resized tri-linearly to every tube.
         base_kernel_size (`list[int]`, defaults to `[8, 8, 8]`):
             Size `[t, h, w]` of that one kernel.
         position_embedding_type (`str`, defaults to `"tube_center"`):
-            `"tube_center"`: sine-cosine of the centre of what a token sees (Eq. 3 to 7); `"tube_index"`: sine-cosine of
-            the token's index in its tube's grid; `"learned"`: a learned table for each tube; `"pretrained"`: a learned
-            table in space for each tube of kernel time 1, `"tube_center"` for the others; `"none"`.
+            `"tube_center"`: sine-cosine of the centre of what a token sees (Eq. 3 to 7); `"tube_index"`: sine-cosine
+            of the token's index in its tube's grid; `"learned"`: a learned table for each tube; `"pretrained"`: a
+            learned table in space for each tube of kernel time 1, `"tube_center"` for the others; `"none"`.
         position_embedding_scale (`float`, defaults to 1.0):
             Factor on the sine-cosine embeddings.
 
@@ -230,9 +231,7 @@ class TubeViTConfig(PreTrainedConfig):
 
     def num_tokens(self, num_frames: int | None = None, height: int | None = None, width: int | None = None) -> int:
         """Length of the encoder's input for a clip of this size, CLS and register tokens included."""
-        from_tubes = sum(
-            steps * rows * columns for steps, rows, columns in self.token_grids(num_frames, height, width)
-        )
+        from_tubes = sum(prod(grid) for grid in self.token_grids(num_frames, height, width))
         return int(self.use_cls_token) + self.num_register_tokens + from_tubes
 
     def validate_sizes(self):
@@ -253,7 +252,8 @@ class TubeViTConfig(PreTrainedConfig):
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"`num_attention_heads` must divide `hidden_size`, got {self.num_attention_heads} and {self.hidden_size}."
+                f"`num_attention_heads` must divide `hidden_size`, got {self.num_attention_heads} and "
+                f"{self.hidden_size}."
             )
 
     def validate_layers(self):
@@ -287,8 +287,8 @@ class TubeViTConfig(PreTrainedConfig):
             native_size = self._native_table_size(tube)
             if native_size is not None and not all(tube.grid(native_size)):
                 raise ValueError(
-                    f"`tubes[{index}]` sees {'x'.join(map(str, tube.extent))} at {list(tube.offset)}, which does not fit "
-                    f"{'x'.join(map(str, native_size))} (`num_frames` and `image_size`), but "
+                    f"`tubes[{index}]` sees {'x'.join(map(str, tube.extent))} at {list(tube.offset)}, which does not "
+                    f"fit {'x'.join(map(str, native_size))} (`num_frames` and `image_size`), but "
                     f"`position_embedding_type` {self.position_embedding_type!r} needs its native grid."
                 )
         if self.position_embedding_type == "pretrained" and all(tube.kernel_size[0] > 1 for tube in tubes):

@@ -19,7 +19,8 @@ from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_S
 
 class TubeViTImageProcessorPil(PilBackend):
     r"""
-    The same as [`TubeViTImageProcessor`] with Pillow and NumPy: `AutoImageProcessor.from_pretrained(..., backend="pil")`.
+    The same as [`TubeViTImageProcessor`] with Pillow and NumPy:
+    `AutoImageProcessor.from_pretrained(..., backend="pil")`.
     """
 
     resample = PILImageResampling.BILINEAR

@@ -151,8 +151,8 @@ class TubeViTEmbeddings(nn.Module):
         _, num_frames, num_channels, height, width = pixel_values.shape
         if num_channels != self.config.num_channels:
             raise ValueError(
-                f"`pixel_values` has {num_channels} channels, but `num_channels` is {self.config.num_channels}. Videos "
-                "are (batch, frames, channels, height, width), images (batch, channels, height, width); got "
+                f"`pixel_values` has {num_channels} channels, but `num_channels` is {self.config.num_channels}. "
+                "Videos are (batch, frames, channels, height, width), images (batch, channels, height, width); got "
                 f"{tuple(pixel_values.shape)}, an image counted as one frame."
             )
         grids = [embedding.tube.grid((num_frames, height, width)) for embedding in self.tubes]
@@ -169,7 +169,7 @@ class TubeViTEmbeddings(nn.Module):
         """Which tokens see real frames only: `(batch, num_frames) -> (batch, tokens)`, bool.
 
         Raises:
-            ValueError: `frame_mask` has a wrong shape or type or, in eager mode, leaves a clip without any valid token.
+            ValueError: `frame_mask` has a wrong shape or type or, in eager mode, leaves a clip without a valid token.
         """
         if frame_mask.shape != pixel_values.shape[:2]:
             raise ValueError(
@@ -245,7 +245,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out: `(batch, heads, tokens, head_dim) -> (batch, tokens, heads, head_dim)` and the weights."""
+    """Attention in full: `(batch, heads, tokens, head_dim) -> (batch, tokens, heads, head_dim)` and the weights."""
     attn_weights = query @ key.transpose(-2, -1) * scaling
     if attention_mask is not None:
         attn_weights = attn_weights + attention_mask
@@ -422,11 +422,8 @@ class TubeViTPreTrainedModel(PreTrainedModel):
                 init.trunc_normal_(module.weight, std=std)
             init.zeros_(module.bias)
         elif isinstance(module, TubeViTEmbeddings):
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter is not None:
-                    init.trunc_normal_(parameter, std=std)
-            for table in module.position_embeddings.values():
-                init.trunc_normal_(table, std=std)
+            for parameter in (*module.parameters(recurse=False), *module.position_embeddings.values()):
+                init.trunc_normal_(parameter, std=std)
         elif isinstance(module, TubeViTAttentionPooler):
             init.trunc_normal_(module.query, std=std)
         elif isinstance(module, TubeViTLayerScale):
@@ -447,12 +444,12 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         return loaded
 
     def freeze_before(self, layer: int | None) -> None:
-        """Freezes the embeddings and the encoder layers before `layer` (Section 3.6) and notes it in the config, so that
-        it holds after saving and loading. What comes after is not touched.
+        """Freezes the embeddings and the encoder layers before `layer` (Section 3.6) and notes it in the config, so
+        that it holds after saving and loading. Pooling and head are not touched.
 
         Args:
             layer (`int`, *optional*):
-                0-based; `num_hidden_layers` freezes all layers, 0 only the embeddings. `None` thaws embeddings and layers.
+                0-based; `num_hidden_layers` freezes all layers, 0 only the embeddings. `None` thaws them all.
 
         Raises:
             ValueError: `layer` is out of range.
@@ -501,11 +498,11 @@ class TubeViTModel(TubeViTPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         r"""
         pixel_values (`torch.Tensor`):
-            A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`, of any
-            number of frames and any size that a tube fits.
+            A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`, of
+            any number of frames and any size that a tube fits.
         frame_mask (`torch.BoolTensor` of shape `(batch, num_frames)`, *optional*):
-            True where a frame is real, False where it pads a shorter clip. A token counts if every frame that it sees is
-            real, so that a padded clip gives the output of the unpadded one.
+            True where a frame is real, False where it pads a shorter clip. A token counts if every frame that it sees
+            is real, so that a padded clip gives the output of the unpadded one.
 
         Example:
 
@@ -585,9 +582,9 @@ def classification_loss(
     """Loss by `config.problem_type`; where that is `None` it is inferred as everywhere in transformers, and noted.
 
     `"single_label_classification"`: cross-entropy with classes `(batch,)` or, for soft labels such as MixUp's, with
-    probabilities `(batch, num_labels)`; `"multi_label_classification"`: binary cross-entropy with `(batch, num_labels)`;
-    `"regression"`: squared error. Sums over the batch are divided by `num_items_in_batch`, the Trainer's number of label
-    entries in all accumulated batches, where it is given.
+    probabilities `(batch, num_labels)`; `"multi_label_classification"`: binary cross-entropy with `(batch,
+    num_labels)`; `"regression"`: squared error. Sums over the batch are divided by `num_items_in_batch`, the Trainer's
+    number of label entries in all accumulated batches, where it is given.
 
     Raises:
         ValueError: labels of a wrong shape or, in eager mode, out of range.
@@ -613,7 +610,7 @@ def classification_loss(
     if not is_tracing(labels):
         check_label_range(labels, config)
 
-    # the losses that exist sum over entries; the mean is over entries too, but over rows for soft labels
+    # `num_items_in_batch` counts label entries: one a row for classes, `num_labels` a row for soft labels
     reduction = "mean" if num_items_in_batch is None else "sum"
     if by_class:
         loss = nn.functional.cross_entropy(logits, labels, reduction=reduction)

@@ -14,8 +14,8 @@
 """The geometry of sparse video tubes: which region of a clip each token sees, and where that region lies.
 
 Everything here is a pure function of a tube and a clip's size. A tube is one 3-D kernel that is applied with a large
-stride ([Sparse Video Tubes](https://arxiv.org/abs/2212.03229), Section 3.2 and Table 12). Configuration, model, plots and tests all ask this file, so that the
-token count and the token centre are each one formula in one place.
+stride ([Sparse Video Tubes](https://arxiv.org/abs/2212.03229), Section 3.2 and Table 12). Configuration, model, plots
+and tests all ask this file, so that the token count and the token centre are each one formula in one place.
 
 Axes are always `(time, height, width)`, in frames and pixels.
 """
@@ -90,17 +90,17 @@ class Tube:
         if out_channels is None:
             if hidden_size % num_neighbours:
                 raise ValueError(
-                    f"`{name}.space_to_depth` {list(space_to_depth)} concatenates {num_neighbours} outputs, which does "
-                    f"not divide the width of {hidden_size} (`hidden_size`). Change it, or give `out_channels`: at "
-                    f"least {-(-hidden_size // num_neighbours)}; what exceeds the width is cut."
+                    f"`{name}.space_to_depth` {list(space_to_depth)} concatenates {num_neighbours} outputs, which "
+                    f"does not divide the width of {hidden_size} (`hidden_size`). Change it, or give `out_channels`: "
+                    f"at least {-(-hidden_size // num_neighbours)}; what exceeds the width is cut."
                 )
             out_channels = hidden_size // num_neighbours
         out_channels = _read_int(out_channels, f"{name}.out_channels", minimum=1)
         if out_channels * num_neighbours < hidden_size:
             raise ValueError(
                 f"`{name}.out_channels` is {out_channels}, so that {num_neighbours} concatenated output(s) give "
-                f"{out_channels * num_neighbours} channels, fewer than the width of {hidden_size} (`hidden_size`). Use at "
-                f"least {-(-hidden_size // num_neighbours)}."
+                f"{out_channels * num_neighbours} channels, fewer than the width of {hidden_size} (`hidden_size`). "
+                f"Use at least {-(-hidden_size // num_neighbours)}."
             )
         return cls(kernel_size, stride, offset, space_to_depth, out_channels)
 
@@ -122,7 +122,7 @@ class Tube:
         )
 
     def grid(self, size: Size) -> Size:
-        """Number of tokens along `(t, h, w)` in a clip of `size` frames and pixels; all 0 where the tube does not fit."""
+        """Number of tokens along `(t, h, w)` in a clip of `size` (frames, pixels); all 0 where it does not fit."""
         grid = tuple(
             (length - offset - extent) // step + 1 if length >= offset + extent else 0
             for length, offset, extent, step in zip(size, self.offset, self.extent, self.stride)
@@ -147,7 +147,7 @@ class Tube:
         Returns:
             `(batch, t * h * w)`, bool: True where every frame of the token's extent is real.
         """
-        steps, height, width = grid
+        _, height, width = grid
         frames = frame_mask[:, self.offset[0] :].unfold(1, self.extent[0], self.stride[0])  # (batch, t, extent)
         return frames.all(dim=-1).repeat_interleave(height * width, dim=1)
 

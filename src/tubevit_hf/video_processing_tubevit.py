@@ -33,8 +33,9 @@ TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 class TubeViTVideoProcessor(BaseVideoProcessor):
     r"""
-    Prepares videos for TubeViT: samples frames, resizes the shorter side to 224 pixels, crops the centre, brings values to
-    [-1, 1], and returns `pixel_values` `(batch, num_frames, channels, height, width)`. Files are decoded with PyAV.
+    Prepares videos for TubeViT: samples frames, resizes the shorter side to 224 pixels, crops the centre, brings
+    values to [-1, 1], and returns `pixel_values` `(batch, num_frames, channels, height, width)`. Files are decoded with
+    PyAV.
 
     A file with fewer frames than `num_frames` is covered by repeating frames evenly; an array with fewer is an error.
     """
@@ -79,8 +80,8 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         is_file = metadata.video_backend is not None
         if num_frames > metadata.total_num_frames and not is_file:
             raise ValueError(
-                f"The video has {metadata.total_num_frames} frames, but `num_frames` is {num_frames}. Lower `num_frames`, "
-                "repeat frames, or set `do_sample_frames=False`."
+                f"The video has {metadata.total_num_frames} frames, but `num_frames` is {num_frames}. Lower "
+                "`num_frames`, repeat frames, or set `do_sample_frames=False`."
             )
         return np.arange(num_frames) * metadata.total_num_frames // num_frames
 
@@ -95,8 +96,8 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         return TubeViTImageProcessor(**{name: value for name, value in self.to_dict().items() if name in names})
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
-        """Saves this processor and, with the same settings, the image processor: one folder then serves the video and the
-        image pipelines. To have images processed otherwise, save an image processor of your own afterwards."""
+        """Saves this processor and, with the same settings, the image processor: one folder then serves the video and
+        the image pipelines. To have images processed otherwise, save an image processor of your own afterwards."""
         self.to_image_processor().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
