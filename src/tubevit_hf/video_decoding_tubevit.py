@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from transformers.video_utils import VideoMetadata
 
 
@@ -86,10 +87,13 @@ def decode_frames(
     wanted = set(indices)
     last = max(indices)
     frames = {}
+    # one converter for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
+    reformatter = VideoReformatter()
     for index, frame in enumerate(container.decode(stream)):
         if index in wanted:
             # rotation is in degrees, counter-clockwise, as np.rot90 turns
-            frames[index] = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+            image = reformatter.reformat(frame, format="rgb24").to_ndarray()
+            frames[index] = np.rot90(image, k=round(frame.rotation / 90))
         if index >= last:
             break
     if last not in frames:

@@ -34,8 +34,8 @@ TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
 class TubeViTVideoProcessor(BaseVideoProcessor):
     r"""
     Prepares videos for TubeViT: samples frames, resizes the shorter side to 224 pixels, crops the centre, brings
-    values to [-1, 1], and returns `pixel_values` `(batch, num_frames, channels, height, width)`. Files are decoded with
-    PyAV.
+    values to [-1, 1], and returns `pixel_values` `(batch, num_frames, channels, height, width)`. Files are decoded
+    with PyAV.
 
     A file with fewer frames than `num_frames` is covered by repeating frames evenly; an array with fewer is an error.
     """

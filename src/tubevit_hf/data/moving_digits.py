@@ -13,10 +13,10 @@
 # limitations under the License.
 """Moving digits: a small set of real .mp4 files whose label is a motion that no single frame shows.
 
-The digits are scikit-learn's bundled handwritten ones, so nothing is downloaded. Each clip shows one digit that moves in
-one of eight directions, turns left or right, or rests. Space is a torus (what leaves on the left comes in on the right),
-and start and orientation are uniform, so that every frame by itself looks the same in all classes. Training and
-validation use different handwritten digits.
+The digits are scikit-learn's bundled handwritten ones, so nothing is downloaded. Each clip shows one digit that moves
+in one of eight directions, turns left or right, or rests. Space is a torus (what leaves on the left comes in on the
+right), and start and orientation are uniform, so that every frame by itself looks the same in all classes. Training
+and validation use different handwritten digits.
 
     python -m tubevit_hf.data.moving_digits FOLDER
 """
