@@ -14,6 +14,7 @@
 """The model card of a TubeViT checkpoint: licence, citation, how to load it, and numbers that were measured."""
 
 import os
+from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -25,7 +26,7 @@ TEMPLATE = """---
 {{ card_data }}
 ---
 
-# {{ model_name }}
+# {{ title }}
 
 A [TubeViT](https://arxiv.org/abs/2212.03229) (Sparse Video Tubes): one plain ViT encoder for videos and images.
 {{ num_parameters }} parameters, {{ config.num_hidden_layers }} layers of width {{ config.hidden_size }}. A clip of
@@ -47,9 +48,9 @@ Measured{{ " on " ~ dataset if dataset }}:
 
 | metric | value |
 |---|---|
-{% for name, value in metrics.items() -%}
+{%- for name, value in metrics.items() %}
 | {{ name }} | {{ value }} |
-{% endfor %}
+{%- endfor %}
 {%- else -%}
 No evaluation was recorded with this checkpoint.
 {%- endif %}
@@ -73,17 +74,21 @@ def create_model_card(
     num_parameters: int,
     metrics: dict[str, float] | None = None,
     dataset: str | None = None,
+    tags: Sequence[str] = (),
 ) -> ModelCard:
     """Writes a model card.
 
     Args:
         config: the model's configuration.
-        model_name: name of the repository or folder.
+        model_name: name of the repository, organization included, or of the folder: what `from_pretrained` takes.
         num_parameters: number of the model's parameters.
         metrics: what an evaluation measured, by name; `None` where nothing was.
         dataset: name of the dataset that they were measured on.
+        tags: tags beside those of every TubeViT.
     """
-    metrics = metrics or {}
+    title = model_name.split("/")[-1]
+    # YAML would write a NumPy number as code
+    metrics = {name: float(value) for name, value in (metrics or {}).items()}
     results = [
         EvalResult(
             task_type="video-classification",
@@ -98,13 +103,14 @@ def create_model_card(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="video-classification",
-        tags=["tubevit", "video-classification", "image-classification"],
-        model_name=model_name if results else None,
+        tags=list(dict.fromkeys(["tubevit", "video-classification", "image-classification", *tags])),
+        model_name=title if results else None,
         eval_results=results or None,
     )
     return ModelCard.from_template(
         card_data,
         template_str=TEMPLATE,
+        title=title,
         model_name=model_name,
         num_parameters=f"{num_parameters:,}",
         config=config,
@@ -120,3 +126,8 @@ def is_generated_card(path: str | os.PathLike) -> bool:
         return True
     with open(path, encoding="utf-8") as file:
         return "This model card has been automatically generated" in file.read()
+
+
+def read_tags(path: str | os.PathLike) -> list[str]:
+    """Tags of the model card at `path`, none where it is missing."""
+    return (ModelCard.load(path).data.tags or []) if os.path.exists(path) else []

@@ -425,7 +425,11 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             for parameter in (*module.parameters(recurse=False), *module.position_embeddings.values()):
                 init.trunc_normal_(parameter, std=std)
         elif isinstance(module, TubeViTAttentionPooler):
-            init.trunc_normal_(module.query, std=std)
+            # the query meets layer-normed tokens: at their scale it prefers some from the start. At `initializer_range`
+            # all would weigh the same, and the model learns slowly or not at all (benchmarks/initialization.py)
+            init.normal_(module.query)
+            for projection in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
+                init.xavier_uniform_(projection.weight)
         elif isinstance(module, TubeViTLayerScale):
             init.ones_(module.lambda1)
         elif isinstance(module, TubeViTLayer) and module.gate is not None:

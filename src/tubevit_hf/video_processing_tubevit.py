@@ -70,10 +70,15 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         """Indices of the frames to take: `num_frames` evenly over the clip, or `fps` frames a second.
 
         Raises:
-            ValueError: an array has fewer frames than `num_frames`.
+            ValueError: an array has fewer frames than `num_frames`, or `fps` is asked of a video of unknown rate.
         """
         # the class' own `num_frames` must not stand in the way of a caller's `fps`
         if fps is not None:
+            if not metadata.fps:
+                raise ValueError(
+                    f"`fps` is {fps}, but the video's own frame rate is unknown. Give it as "
+                    "`video_metadata={'fps': ..., 'total_num_frames': ...}`, or use `num_frames` instead."
+                )
             num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
         if num_frames is None:
             return np.arange(metadata.total_num_frames)
@@ -98,6 +103,7 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Saves this processor and, with the same settings, the image processor: one folder then serves the video and
         the image pipelines. To have images processed otherwise, save an image processor of your own afterwards."""
+        save_directory = os.fspath(save_directory)  # transformers itself takes no Path when it pushes
         self.to_image_processor().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 

@@ -1,0 +1,23 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pictures: which regions of a clip the tubes see, and which of them the attention pooling looks at.
+
+Needs matplotlib (`pip install "tubevit_hf[demo]"`).
+"""
+
+from .attention import draw_attention, pooling_attention
+from .tubes import draw_tubes
+
+
+__all__ = ["draw_attention", "draw_tubes", "pooling_attention"]
