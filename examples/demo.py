@@ -39,8 +39,8 @@ from tubevit_hf.visualization import draw_attention, pooling_attention
 
 
 EXAMPLE = Path(__file__).with_name("run_video_classification.py")
-CLIPS_PER_MOTION = {"train": 200, "validation": 40}
-EPOCHS = 9
+CLIPS_PER_MOTION = {"train": 400, "validation": 40}
+EPOCHS = 5
 
 # the paper's kinds of tube, scaled down to clips of 16x64x64: short and wide, long and narrow, and the image patch
 TUBES = [
@@ -52,7 +52,7 @@ TUBES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a small TubeViT on moving digits and classify videos with it.")
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="where all goes (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="where to write (default: %(default)s)")
     folder = parser.parse_args().folder
     console = Console()
 
@@ -84,10 +84,8 @@ def main() -> None:
     )
     clip = videos / "validation" / "turn_left" / "0000.mp4"
     console.print("Next, type:", highlight=False)
-    print(
-        f"  {sys.executable} -c \"import tubevit_hf, transformers; print(transformers.pipeline('video-classification', "
-        f"model='{model_folder}')('{clip}'))\""
-    )
+    code = f"import tubevit_hf; from transformers import pipeline; print(pipeline(model='{model_folder}')('{clip}'))"
+    print(f'  {sys.executable} -c "{code}"')
 
 
 def write_config(folder: Path) -> None:
@@ -107,9 +105,9 @@ def write_config(folder: Path) -> None:
 
 def train(folder: Path, name: str, num_frames: int) -> Path:
     """Trains from scratch into `folder/name`, which appears when the training is complete."""
-    finished, unfinished = folder / name, folder / f"{name}.unfinished"
+    finished, unfinished = folder / name, folder / "unfinished" / name
     if finished.exists():
-        print(f"{finished} exists; remove it to train again.")
+        print(f"{finished} is there already; remove it to train again.")
         return finished
     shutil.rmtree(unfinished, ignore_errors=True)
     arguments = {

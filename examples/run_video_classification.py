@@ -147,7 +147,7 @@ class VideoTrainer(Trainer):
             folder = Path(self.args.output_dir)
             accuracies = [entry["eval_accuracy"] for entry in self.state.log_history if "eval_accuracy" in entry]
             metrics = {"accuracy": accuracies[-1]} if accuracies else None
-            card = self.model.create_model_card(model_name or folder.name, metrics=metrics, dataset=dataset)
+            card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
             card.save(folder / "README.md")
 
 

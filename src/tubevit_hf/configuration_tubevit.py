@@ -71,6 +71,7 @@ _TRANSFORMERS_KEYS = {
     "tie_last_hidden_states",
     "tie_word_embeddings",
     "torch_dtype",
+    "use_cache",
 }
 
 

@@ -20,6 +20,7 @@ does not fit a clip gives it no tokens.
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tubevit import TubeViTConfig
-from .model_card_tubevit import create_model_card, is_generated_card
+from .model_card_tubevit import create_model_card, is_generated_card, read_tags
 from .tubes_tubevit import Size, Tube, sincos_positions, smallest_tube
 
 
@@ -425,8 +426,9 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             for parameter in (*module.parameters(recurse=False), *module.position_embeddings.values()):
                 init.trunc_normal_(parameter, std=std)
         elif isinstance(module, TubeViTAttentionPooler):
-            # the query meets layer-normed tokens: at their scale it prefers some from the start. At `initializer_range`
-            # all would weigh the same, and the model learns slowly or not at all (benchmarks/initialization.py)
+            # the query meets layer-normed tokens: at their scale it prefers some from the start. At
+            # `initializer_range` all would weigh the same, and the model learns slowly or not at all
+            # (benchmarks/initialization.py)
             init.normal_(module.query)
             for projection in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
                 init.xavier_uniform_(projection.weight)
@@ -440,9 +442,12 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         self.freeze_before(self.config.freeze_before)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        if "use_safetensors" not in kwargs:
+            kwargs["use_safetensors"] = True
+            refuse_pickles(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # what is frozen in `__init__` thaws when the loaded weights replace the parameters
-        loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_before(model.config.freeze_before)
         return loaded
@@ -477,8 +482,23 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         # every way to push ends here, with a card that is either the repository's own or transformers' empty template
         card = os.path.join(working_dir, "README.md")
         if is_generated_card(card):
-            self.create_model_card(repo_id.split("/")[-1]).save(card)
+            # the template holds the tags that the user gave
+            self.create_model_card(repo_id, tags=read_tags(card)).save(card)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+
+def refuse_pickles(folder: str | os.PathLike | None, subfolder: str = "") -> None:
+    """Raises an `OSError` for a local folder whose weights are pickles only: to read one can run code."""
+    if folder is None or not os.path.isdir(folder):
+        return
+    folder = Path(folder, subfolder)
+    pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise OSError(
+            f"{folder} holds its weights as a pickle only ({', '.join(pickles)}), which can run code when it is read. "
+            "TubeViT loads model.safetensors: if you trust the file, load it once with `use_safetensors=False` and "
+            "save it again with `save_pretrained`."
+        )
 
 
 @auto_docstring

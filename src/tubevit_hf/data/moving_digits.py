@@ -29,11 +29,9 @@ from typing import Annotated
 
 import av
 import numpy as np
-import torch
 import typer
+from scipy import ndimage
 from sklearn.datasets import load_digits
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize, rotate
 from tqdm.auto import tqdm
 
 
@@ -73,12 +71,9 @@ def render_clip(digit: np.ndarray, motion: str, rng: np.random.Generator) -> np.
     Returns:
         `(NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3)`, uint8 RGB.
     """
-    sprite = torch.from_numpy(digit).float()[None] / 16
-    sprite = resize(sprite, [DIGIT_SIZE, DIGIT_SIZE], interpolation=InterpolationMode.BICUBIC)
+    sprite = ndimage.zoom(digit / 16, DIGIT_SIZE / len(digit), order=3)
     # room to turn in without cutting corners
-    canvas = torch.zeros(1, FRAME_SIZE, FRAME_SIZE)
-    corner = (FRAME_SIZE - DIGIT_SIZE) // 2
-    canvas[:, corner : corner + DIGIT_SIZE, corner : corner + DIGIT_SIZE] = sprite
+    canvas = np.pad(sprite, (FRAME_SIZE - DIGIT_SIZE) // 2)
 
     position = rng.uniform(0, FRAME_SIZE, size=2)
     angle = rng.uniform(0, 360)
@@ -88,7 +83,7 @@ def render_clip(digit: np.ndarray, motion: str, rng: np.random.Generator) -> np.
 
     frames = []
     for index in range(NUM_FRAMES):
-        turned = rotate(canvas, angle + index * spin, interpolation=InterpolationMode.BILINEAR)[0].numpy()
+        turned = ndimage.rotate(canvas, angle + index * spin, reshape=False, order=1)
         shift = np.round(position + index * velocity).astype(int)
         alpha = np.roll(turned, shift, axis=(0, 1)).clip(0, 1)[..., None]
         frames.append(alpha * foreground + (1 - alpha) * background)

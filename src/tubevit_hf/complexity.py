@@ -1,0 +1,69 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Parameters and floating-point operations of a TubeViT, by part."""
+
+from math import prod
+
+import torch
+
+from .configuration_tubevit import TubeViTConfig
+from .modeling_tubevit import TubeViTForVideoClassification
+
+
+PARTS = ("encoder", "tubes", "pooling", "head")
+
+
+def count_parameters(config: TubeViTConfig) -> dict[str, int]:
+    """Parameters of a classifier with this configuration, by part.
+
+    `"encoder"`: the layers and the final norm; `"tubes"`: kernels with all else that the embeddings hold; `"pooling"`;
+    `"head"`. Nothing is allocated.
+    """
+    with torch.device("meta"):
+        model = TubeViTForVideoClassification(config)
+    parts = {
+        "encoder": (model.tubevit.layers, model.tubevit.layernorm),
+        "tubes": (model.tubevit.embeddings,),
+        "pooling": () if model.tubevit.pooler is None else (model.tubevit.pooler,),
+        "head": (model.classifier,),
+    }
+    return {part: sum(p.numel() for module in parts[part] for p in module.parameters()) for part in PARTS}
+
+
+def count_flops(config: TubeViTConfig, size: tuple[int, int, int] | None = None) -> dict[str, int]:
+    """Floating-point operations of one clip's forward pass, by part: its matrix products, a multiply-add as two.
+
+    Args:
+        config: the configuration.
+        size: `(num_frames, height, width)` of the clip; the config's native one by default.
+    """
+    size = config.native_size if size is None else size
+    num_tokens, width = config.num_tokens(*size), config.hidden_size
+    tubes = sum(
+        prod(grid) * prod(tube.space_to_depth) * tube.out_channels * config.num_channels * prod(tube.kernel_size)
+        for tube, grid in zip(config.resolved_tubes, config.token_grids(*size))
+    )
+    projections = num_tokens * (4 * width**2 + 2 * width * config.intermediate_size)
+    attention = 2 * num_tokens**2 * width
+    pooling = 0
+    if config.pooling_type == "attention":
+        # keys and values of all tokens, query and output of one
+        pooling = 2 * (num_tokens + 1) * width**2 + 2 * num_tokens * width
+    multiply_adds = {
+        "encoder": config.num_hidden_layers * (projections + attention),
+        "tubes": tubes,
+        "pooling": pooling,
+        "head": width * config.num_labels,
+    }
+    return {part: 2 * multiply_adds[part] for part in PARTS}
