@@ -84,8 +84,13 @@ def main() -> None:
     )
     clip = videos / "validation" / "turn_left" / "0000.mp4"
     console.print("Next, type:", highlight=False)
-    code = f"import tubevit_hf; from transformers import pipeline; print(pipeline(model='{model_folder}')('{clip}'))"
-    print(f'  {sys.executable} -c "{code}"')
+    print(
+        f"  {sys.executable}\n"
+        "  >>> import tubevit_hf\n"
+        "  >>> from transformers import pipeline\n"
+        f'  >>> classify = pipeline("video-classification", model="{model_folder}")\n'
+        f'  >>> classify("{clip}")'
+    )
 
 
 def write_config(folder: Path) -> None:

@@ -423,7 +423,12 @@ class TubeViTPreTrainedModel(PreTrainedModel):
                 init.trunc_normal_(module.weight, std=std)
             init.zeros_(module.bias)
         elif isinstance(module, TubeViTEmbeddings):
-            for parameter in (*module.parameters(recurse=False), *module.position_embeddings.values()):
+            for parameter in module.parameters(recurse=False):
+                init.trunc_normal_(parameter, std=std)
+        elif isinstance(module, nn.ParameterDict):
+            # the position tables, by themselves: transformers passes over a module that has no parameter of its own, as
+            # `TubeViTEmbeddings` may have none
+            for parameter in module.values():
                 init.trunc_normal_(parameter, std=std)
         elif isinstance(module, TubeViTAttentionPooler):
             # the query meets layer-normed tokens: at their scale it prefers some from the start. At

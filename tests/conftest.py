@@ -1,0 +1,158 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What all tests share: no network, the same random numbers for every test, and one tiny checkpoint.
+
+Sizes are odd, and height, width and the strides along each axis differ, so that a swapped axis can't hide. Weights are
+drawn wide: with the small ones of an initialisation, two mixed-up parameters can give almost the same output.
+"""
+
+import os
+
+
+# read when transformers and torch are imported
+os.environ["HF_HUB_OFFLINE"] = "1"
+# threads that spin while they wait make tests that share the cores several times slower
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import random
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor
+
+
+REPO_ID = "org/tubevit-b-k400"
+LABELS = ["fall", "jump", "roll", "spin", "wave"]
+
+
+@pytest.fixture(autouse=True)
+def _reproducible():
+    """Each test sees the same random numbers, whichever tests run before it, and leaves none of its own behind."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+def tiny_config(**overrides) -> TubeViTConfig:
+    """A config of three tubes: 9 + 30 + 35 tokens for a native clip, 35 for an image."""
+    settings = {
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "image_size": [40, 56],
+        "num_frames": 7,
+        "tubes": [
+            {"kernel_size": [2, 8, 8], "stride": [4, 16, 24], "space_to_depth": [2, 1, 1]},
+            {"kernel_size": [3, 4, 6], "stride": [2, 12, 10], "offset": [1, 2, 4]},
+            {"kernel_size": [1, 8, 8], "stride": [7, 8, 8]},
+        ],
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {label: index for index, label in enumerate(LABELS)},
+    }
+    return TubeViTConfig(**{**settings, **overrides})
+
+
+def randomize(model: nn.Module, seed: int = 0, std: float = 0.4) -> nn.Module:
+    """Draws every parameter from a wide normal distribution, and puts the model into evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    # around 1, or each norm would damp what comes through and all clips would look alike at the end
+    norms = {id(module.weight) for module in model.modules() if isinstance(module, nn.LayerNorm)}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(float(id(parameter) in norms) + std * noise)
+    return model.eval()
+
+
+def tiny_video_processor(**overrides) -> TubeViTVideoProcessor:
+    """A processor for `tiny_config`, whose settings all differ from the defaults and between channels."""
+    settings = {
+        "size": {"shortest_edge": 44},
+        "crop_size": {"height": 40, "width": 56},
+        "image_mean": [0.3, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.4],
+        "num_frames": 7,
+    }
+    return TubeViTVideoProcessor(**{**settings, **overrides})
+
+
+def write_video(path: Path, num_frames: int, height: int, width: int, seed: int) -> Path:
+    """Writes an .mp4 file of a coloured pattern that drifts: every frame, row and column differs."""
+    generator = np.random.default_rng(seed)
+    frequency = generator.uniform(0.02, 0.2, size=(3, 3))  # of each colour along t, y and x
+    time, row, column = np.meshgrid(range(num_frames), range(height), range(width), indexing="ij")
+    angle = np.stack((time * 4, row, column), axis=-1) @ frequency.T
+    frames = (127.5 + 127.5 * np.sin(angle)).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "18", "preset": "veryfast"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A saved `TubeViTForVideoClassification` with its video processor, which writes the image processor too."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tubevit-tiny"
+    config = tiny_config(use_cls_token=True, num_register_tokens=2, gate_layer=1)
+    randomize(TubeViTForVideoClassification(config)).save_pretrained(folder)
+    tiny_video_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> list[str]:
+    """Three .mp4 files that are not square and differ in length and size; the last has fewer frames than a clip."""
+    folder = tmp_path_factory.mktemp("videos")
+    sizes = [(20, 48, 72), (13, 64, 96), (5, 90, 60)]
+    return [str(write_video(folder / f"{index}.mp4", *size, seed=index)) for index, size in enumerate(sizes)]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> list[str]:
+    """Two image files that are not square and differ in size."""
+    folder = tmp_path_factory.mktemp("images")
+    paths = []
+    for index, (height, width) in enumerate([(50, 75), (83, 47)]):
+        pixels = np.random.default_rng(index).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        paths.append(str(folder / f"{index}.png"))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def hub_cache(checkpoint, tmp_path_factory) -> Path:
+    """A Hub cache that holds the checkpoint as `REPO_ID`, as a download would have left it (without its symlinks)."""
+    cache = tmp_path_factory.mktemp("hub")
+    repository = cache / f"models--{REPO_ID.replace('/', '--')}"
+    commit = "0123456789abcdef" * 2 + "01234567"
+    shutil.copytree(checkpoint, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    return cache

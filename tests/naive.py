@@ -1,0 +1,308 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A naive TubeViT in loops: what every number of the model is held against.
+
+Written from the paper and from the meaning of the config's fields, in the most literal way: a token is found by counting
+where its kernel lands, a masked token is left out of the sequence, attention is computed query by query. It takes a
+plain `dict` for the config and a state dict for the weights, so that it shares no line with the package. It is slow, and
+meant for float64 and clips of a few tokens. Gradients flow through it.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+
+
+class NaiveOutput(NamedTuple):
+    """What the oracle returns. Tokens that a `frame_mask` leaves out hold NaN: what they are is nobody's business."""
+
+    embedding_output: torch.Tensor  # (batch, tokens, hidden_size), no token left out
+    hidden_states: tuple[torch.Tensor, ...]  # embedding output, then one a layer: (batch, tokens, hidden_size)
+    last_hidden_state: torch.Tensor  # (batch, tokens, hidden_size)
+    pooler_output: torch.Tensor  # (batch, hidden_size)
+    logits: torch.Tensor | None  # (batch, num_labels), None without a classifier
+    valid: torch.Tensor  # (batch, tokens), bool
+
+
+def naive_forward(state, config, pixel_values, frame_mask=None) -> NaiveOutput:
+    """`state` as `model.state_dict()`, of a classifier or of a bare model; `config` as `config.to_dict()`; `pixel_values`
+    `(batch, frames, channels, height, width)`."""
+    state = {name.removeprefix("tubevit."): tensor for name, tensor in state.items()}
+    clips = []
+    for index, clip in enumerate(pixel_values):
+        real = [True] * len(clip) if frame_mask is None else frame_mask[index].tolist()
+        clips.append(_encode_clip(state, config, clip, real))
+    embedding_output, hidden_states, last_hidden_state, pooler_output, valid = zip(*clips)
+    pooler_output = torch.stack(pooler_output)
+    logits = None
+    if "classifier.weight" in state:
+        logits = torch.stack([linear(row, state, "classifier") for row in pooler_output])
+    return NaiveOutput(
+        torch.stack(embedding_output),
+        tuple(torch.stack(of_layer) for of_layer in zip(*hidden_states)),
+        torch.stack(last_hidden_state),
+        pooler_output,
+        logits,
+        torch.stack(valid),
+    )
+
+
+def read_tube(tube, hidden_size):
+    """`(kernel_size, stride, offset, space_to_depth, out_channels)` with the defaults filled in."""
+
+    def triple(value):
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
+
+    kernel, stride = triple(tube["kernel_size"]), triple(tube["stride"])
+    offset, factors = triple(tube.get("offset", 0)), triple(tube.get("space_to_depth", 1))
+    return kernel, stride, offset, factors, tube.get("out_channels") or hidden_size // math.prod(factors)
+
+
+def kernel_starts(tube, axis, length):
+    """For each token along an axis, where its kernel applications start: a list of lists."""
+    kernel, stride, offset, factors, _ = tube
+    tokens = []
+    for index in itertools.count():
+        first = offset[axis] + index * stride[axis]
+        starts = [first + neighbour * (stride[axis] // factors[axis]) for neighbour in range(factors[axis])]
+        if max(start + kernel[axis] for start in starts) > length:
+            return tokens
+        tokens.append(starts)
+
+
+def seen(tube, axis, starts):
+    """Frames, rows or columns from the first to the last that a token touches, those in gaps included."""
+    kernel = tube[0][axis]
+    touched = [start + step for start in starts for step in range(kernel)]
+    return range(min(touched), max(touched) + 1)
+
+
+def center(tube, axis, starts):
+    """A pixel is a box from its index to its index + 1: the centre of a 16-pixel patch at the origin is 8."""
+    region = seen(tube, axis, starts)
+    return (region[0] + region[-1] + 1) / 2
+
+
+def tokens_of(tube, size):
+    """The tube's tokens in raster order, each as `(grid index, kernel starts)`, both a triple; none if it does not fit."""
+    axes = [list(enumerate(kernel_starts(tube, axis, length))) for axis, length in enumerate(size)]
+    tokens = []
+    for time in axes[0]:
+        for row in axes[1]:
+            for column in axes[2]:
+                index, starts = zip(time, row, column)
+                tokens.append((index, starts))
+    return tokens
+
+
+def sincos(t, y, x, dim):
+    """Equations 3 to 7, with the usual Transformer spacing of the frequencies."""
+    z = [0.0] * dim
+    for j in range(dim // 6):
+        omega = 1 / 10_000 ** (j / (dim // 6))
+        z[6 * j + 0] += math.sin(t * omega)
+        z[6 * j + 1] += math.cos(t * omega)
+        z[6 * j + 2] += math.sin(x * omega)
+        z[6 * j + 3] += math.cos(x * omega)
+        z[6 * j + 4] += math.sin(y * omega)
+        z[6 * j + 5] += math.cos(y * omega)
+    return torch.tensor(z, dtype=torch.float64)
+
+
+def trilinear(kernel, size):
+    """`(out, channels, t, h, w)` at another size, align_corners=False: eight corners, each with its weight."""
+
+    def corners(axis, position):
+        length = kernel.shape[2 + axis]
+        source = max((position + 0.5) * length / size[axis] - 0.5, 0.0)
+        low = math.floor(source)
+        return (low, 1 - (source - low)), (min(low + 1, length - 1), source - low)
+
+    rows = []
+    for t, y, x in itertools.product(*map(range, size)):
+        value = torch.zeros_like(kernel[:, :, 0, 0, 0])
+        for (i, wi), (j, wj), (k, wk) in itertools.product(corners(0, t), corners(1, y), corners(2, x)):
+            value = value + wi * wj * wk * kernel[:, :, i, j, k]
+        rows.append(value)
+    return torch.stack(rows, dim=-1).reshape(*kernel.shape[:2], *size)
+
+
+def bicubic(table, size, row, column):
+    """One entry of `(h, w, channels)` brought to `size`: Keys' kernel with a = -0.75, the border repeated."""
+
+    def weight(distance, a=-0.75):
+        distance = abs(distance)
+        if distance <= 1:
+            return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+        return a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a if distance < 2 else 0.0
+
+    def taps(position, length, new_length):
+        source = (position + 0.5) * length / new_length - 0.5
+        near = math.floor(source)
+        return [(min(max(tap, 0), length - 1), weight(source - tap)) for tap in range(near - 1, near + 3)]
+
+    value = torch.zeros_like(table[0, 0])
+    for i, wi in taps(row, table.shape[0], size[0]):
+        for j, wj in taps(column, table.shape[1], size[1]):
+            value = value + wi * wj * table[i, j]
+    return value
+
+
+def position(state, config, tube_index, tube, token, grid):
+    """What is added to one token for its position."""
+    index, starts = token
+    kind, dim = config["position_embedding_type"], config["hidden_size"]
+    if kind == "none":
+        return torch.zeros(dim, dtype=torch.float64)
+    if kind == "learned":
+        table = state[f"embeddings.position_embeddings.{tube_index}"][0]  # (t, h, w, hidden_size)
+        return bicubic(table[min(index[0], len(table) - 1)], grid[1:], *index[1:])
+    if kind == "pretrained" and tube[0][0] == 1:
+        table = state[f"embeddings.position_embeddings.{tube_index}"][0]  # (h, w, hidden_size)
+        return bicubic(table, grid[1:], *index[1:])
+    if kind == "tube_index":
+        t, y, x = index
+    else:
+        t, y, x = (center(tube, axis, starts[axis]) for axis in range(3))
+    return config["position_embedding_scale"] * sincos(t, y, x, dim)
+
+
+def embed_tube(state, config, tube_index, clip):
+    """One tube's tokens `(hidden_size,)` and, for each, the frames that it sees."""
+    tube = read_tube(config["tubes"][tube_index], config["hidden_size"])
+    (kernel_t, kernel_h, kernel_w), _, _, _, out_channels = tube
+    frames, _, height, width = clip.shape
+    tokens = tokens_of(tube, (frames, height, width))
+    if not tokens:
+        return [], []
+    if config["tube_kernels"] == "interpolated":
+        weight = trilinear(state["embeddings.base_kernel"][:out_channels], tube[0])
+    else:
+        weight = state[f"embeddings.tubes.{tube_index}.weight"]
+    bias = state[f"embeddings.tubes.{tube_index}.bias"]
+    grid = [count + 1 for count in tokens[-1][0]]
+
+    embedded, frames_seen = [], []
+    for token in tokens:
+        _, (times, rows, columns) = token
+        channels = []
+        for t in times:
+            for y in rows:
+                for x in columns:
+                    # (t, channels, h, w) -> (channels, t, h, w)
+                    region = clip[t : t + kernel_t, :, y : y + kernel_h, x : x + kernel_w].transpose(0, 1)
+                    for channel in range(out_channels):
+                        channels.append((weight[channel] * region).sum() + bias[channel])
+        embedding = torch.stack(channels)[: config["hidden_size"]]
+        embedded.append(embedding + position(state, config, tube_index, tube, token, grid))
+        frames_seen.append(seen(tube, 0, times))
+    return embedded, frames_seen
+
+
+def linear(x, state, name):
+    product = state[f"{name}.weight"] @ x
+    return product + state[f"{name}.bias"] if f"{name}.bias" in state else product
+
+
+def layer_norm(x, state, name, eps):
+    centered = x - x.sum() / len(x)
+    variance = (centered**2).sum() / len(x)
+    return state[f"{name}.weight"] * centered / (variance + eps) ** 0.5 + state[f"{name}.bias"]
+
+
+def gelu(x):
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def attention(queries, tokens, state, name, num_heads):
+    """Each of `queries` over all of `tokens`, both lists of `(hidden_size,)`."""
+    keys = torch.stack([linear(token, state, f"{name}.k_proj") for token in tokens])
+    values = torch.stack([linear(token, state, f"{name}.v_proj") for token in tokens])
+    head_dim = len(tokens[0]) // num_heads
+    outputs = []
+    for query in queries:
+        query = linear(query, state, f"{name}.q_proj")
+        heads = []
+        for head in range(num_heads):
+            part = slice(head * head_dim, (head + 1) * head_dim)
+            scores = keys[:, part] @ query[part] / math.sqrt(head_dim)
+            weights = (scores - scores.max()).exp()
+            heads.append((weights / weights.sum()) @ values[:, part])
+        outputs.append(linear(torch.cat(heads), state, f"{name}.o_proj"))
+    return outputs
+
+
+def encode_layer(tokens, z0, state, config, index):
+    """One pre-norm layer; the gated one adds `tanh(gate) * z0` after its MLP (Eq. 8)."""
+    name, eps = f"layers.{index}", config["layer_norm_eps"]
+
+    def scale(x, number):
+        return x * state[f"{name}.layer_scale{number}.lambda1"] if config["use_layer_scale"] else x
+
+    normed = [layer_norm(token, state, f"{name}.layernorm_before", eps) for token in tokens]
+    attended = attention(normed, normed, state, f"{name}.attention", config["num_attention_heads"])
+    tokens = [token + scale(update, 1) for token, update in zip(tokens, attended)]
+    outputs = []
+    for token, raw in zip(tokens, z0):
+        hidden = gelu(linear(layer_norm(token, state, f"{name}.layernorm_after", eps), state, f"{name}.mlp.fc1"))
+        output = token + scale(linear(hidden, state, f"{name}.mlp.fc2"), 2)
+        if index == config["gate_layer"]:
+            output = output + torch.tanh(state[f"{name}.gate"]) * raw
+        outputs.append(output)
+    return outputs
+
+
+def _encode_clip(state, config, clip, real):
+    """One clip: embedding output, hidden states, last hidden state, pooled, and which tokens count."""
+    tokens, valid = [], []
+    if config["use_cls_token"]:
+        tokens.append(state["embeddings.cls_token"][0, 0])
+    for register in range(config["num_register_tokens"]):
+        tokens.append(state["embeddings.register_tokens"][0, register])
+    num_prefix = len(tokens)
+    valid += [True] * num_prefix
+    for tube_index in range(len(config["tubes"])):
+        embedded, frames_seen = embed_tube(state, config, tube_index, clip)
+        tokens += embedded
+        valid += [all(real[frame] for frame in frames) for frames in frames_seen]
+    if config["use_pre_layernorm"]:
+        tokens = [layer_norm(token, state, "embeddings.layernorm", config["layer_norm_eps"]) for token in tokens]
+
+    def at_their_places(kept):
+        # what is left out of the sequence shows as NaN
+        kept = iter(kept)
+        return torch.stack([next(kept) if counts else torch.full_like(tokens[0], math.nan) for counts in valid])
+
+    z0 = [token for token, counts in zip(tokens, valid) if counts]
+    states = [z0]
+    for index in range(config["num_hidden_layers"]):
+        states.append(encode_layer(states[-1], z0, state, config, index))
+    last = [layer_norm(token, state, "layernorm", config["layer_norm_eps"]) for token in states[-1]]
+
+    if config["pooling_type"] == "attention":
+        query = state["pooler.query"][0, 0]
+        pooled = attention([query], last, state, "pooler", config["num_attention_heads"])[0]
+    elif config["pooling_type"] == "cls":
+        pooled = last[0]
+    else:
+        pooled = sum(last[num_prefix:]) / len(last[num_prefix:])
+    return (
+        torch.stack(tokens),
+        tuple(at_their_places(kept) for kept in states),
+        at_their_places(last),
+        pooled,
+        torch.tensor(valid),
+    )

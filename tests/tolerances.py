@@ -1,0 +1,74 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Every tolerance of the tests, each with its reason: a test names what it compares, not a number."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Tolerance(NamedTuple):
+    rtol: float
+    atol: float
+    reason: str
+
+
+TOLERANCES = {
+    "exact": Tolerance(0.0, 0.0, "the same operations on the same numbers, or a value that is only copied"),
+    "float64": Tolerance(
+        1e-9,
+        1e-10,
+        "the same formula in float64 in another order: sums of up to 1e3 terms lose about 1e-13, the rest is room",
+    ),
+    "float32": Tolerance(
+        2e-4,
+        2e-5,
+        "the same formula in float32 through other kernels: 1e-7 a step, through a few layers and their norms",
+    ),
+    "float32_gradient": Tolerance(
+        1e-3, 1e-4, "as float32, and summed over tokens and batch with cancellation on the way back"
+    ),
+    "bfloat16": Tolerance(
+        5e-2,
+        5e-2,
+        "8 bits of mantissa are 4e-3 a step; through a few layers of normed values an error of some 1e-2 stands",
+    ),
+    "float16": Tolerance(1e-2, 1e-2, "11 bits of mantissa are 5e-4 a step; a tenth of bfloat16's error"),
+    "float32_position": Tolerance(
+        0.0, 1e-4, "sin and cos of an angle of up to 1e3 in float32: the angle itself is known to 6e-5 only"
+    ),
+    "rounded_to_bfloat16": Tolerance(
+        0.0, 4e-3, "a number of at most 1 rounded once to 8 bits: half of 2^-8, and the float32 position's own error"
+    ),
+    "millions": Tolerance(0.0, 0.05, "figures of the paper and the docs are printed in millions with one decimal"),
+}
+
+
+def assert_close(actual, expected, tolerance: str, what: str = "") -> None:
+    """`torch.testing.assert_close` with a named tolerance; dtypes may differ, NaN equals nothing, shapes must agree."""
+    rtol, atol, reason = TOLERANCES[tolerance]
+    if not isinstance(expected, torch.Tensor):
+        expected = torch.tensor(expected, dtype=actual.dtype)
+    if tolerance == "exact":
+        # -0.0 equals 0.0 here; dtypes must not differ
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0, msg=lambda text: f"{what}: {text}")
+        return
+    common = torch.promote_types(actual.dtype, expected.dtype)
+    torch.testing.assert_close(
+        actual.to(common),
+        expected.to(common),
+        rtol=rtol,
+        atol=atol,
+        msg=lambda text: f"{what} ({tolerance}: {reason}): {text}",
+    )
