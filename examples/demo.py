@@ -32,6 +32,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForVideoClassification, pipeline
+from transformers.utils import logging
 
 from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor, read_video
 from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, create_moving_digits
@@ -55,6 +56,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where to write (default: %(default)s)")
     folder = parser.parse_args().folder
     console = Console()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
     console.rule("1. Videos")
     videos = folder / "moving_digits"
@@ -134,11 +137,17 @@ def train(folder: Path, name: str, num_frames: int) -> Path:
         "dataloader_num_workers": 1,
         "dataloader_persistent_workers": True,
         "logging_steps": 0.1,
+        "disable_tqdm": not sys.stderr.isatty(),
         "save_strategy": "no",
     }
     command = [sys.executable, EXAMPLE, *(f"--{key}={value}" for key, value in arguments.items())]
-    # threads that spin while they wait slow each other down on busy cores
-    subprocess.run(command, check=True, env={"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", **os.environ})
+    environment = {
+        # threads that spin while they wait slow each other down on busy cores
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": str(int(not sys.stderr.isatty())),
+    }
+    subprocess.run(command, check=True, env={**environment, **os.environ})
     unfinished.rename(finished)
     return finished
 

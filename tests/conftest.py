@@ -29,7 +29,6 @@ import random
 import shutil
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -37,6 +36,7 @@ from PIL import Image
 from torch import nn
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor
+from tubevit_hf.data import moving_digits
 
 
 REPO_ID = "org/tubevit-b-k400"
@@ -107,12 +107,7 @@ def write_video(path: Path, num_frames: int, height: int, width: int, seed: int)
     time, row, column = np.meshgrid(range(num_frames), range(height), range(width), indexing="ij")
     angle = np.stack((time * 4, row, column), axis=-1) @ frequency.T
     frames = (127.5 + 127.5 * np.sin(angle)).astype(np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "18", "preset": "veryfast"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    moving_digits.write_video(path, frames, frames_per_second=10)
     return path
 
 

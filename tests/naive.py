@@ -13,10 +13,10 @@
 # limitations under the License.
 """A naive TubeViT in loops: what every number of the model is held against.
 
-Written from the paper and from the meaning of the config's fields, in the most literal way: a token is found by counting
-where its kernel lands, a masked token is left out of the sequence, attention is computed query by query. It takes a
-plain `dict` for the config and a state dict for the weights, so that it shares no line with the package. It is slow, and
-meant for float64 and clips of a few tokens. Gradients flow through it.
+Written from the paper and from the meaning of the config's fields, in the most literal way: a token is found by
+counting where its kernel lands, a masked token is left out of the sequence, attention is computed query by query. It
+takes a plain `dict` for the config and a state dict for the weights, so that it shares no line with the package. It is
+slow, and meant for float64 and clips of a few tokens. Gradients flow through it.
 """
 
 import itertools
@@ -38,8 +38,10 @@ class NaiveOutput(NamedTuple):
 
 
 def naive_forward(state, config, pixel_values, frame_mask=None) -> NaiveOutput:
-    """`state` as `model.state_dict()`, of a classifier or of a bare model; `config` as `config.to_dict()`; `pixel_values`
-    `(batch, frames, channels, height, width)`."""
+    """All of the model, for `pixel_values` `(batch, frames, channels, height, width)`.
+
+    `state` is a `model.state_dict()`, of a classifier or of a bare model; `config` a `config.to_dict()`.
+    """
     state = {name.removeprefix("tubevit."): tensor for name, tensor in state.items()}
     clips = []
     for index, clip in enumerate(pixel_values):
@@ -97,7 +99,7 @@ def center(tube, axis, starts):
 
 
 def tokens_of(tube, size):
-    """The tube's tokens in raster order, each as `(grid index, kernel starts)`, both a triple; none if it does not fit."""
+    """The tube's tokens in raster order, each as `(grid index, kernel starts)`, both triples."""
     axes = [list(enumerate(kernel_starts(tube, axis, length))) for axis, length in enumerate(size)]
     tokens = []
     for time in axes[0]:

@@ -396,7 +396,7 @@ def test_a_new_gate_is_zero_and_learns():
 
 @pytest.mark.parametrize("prefix", [{}, {"use_cls_token": True, "num_register_tokens": 2}])
 def test_the_gate_adds_what_enters_the_encoder(prefix):
-    """With layers that add nothing, the gated one multiplies by `1 + tanh(gate)`, dropout of the embeddings included."""
+    """With layers that add nothing, the gated one multiplies by `1 + tanh(gate)`, the embeddings' dropout included."""
     model = build(gate_layer=0, num_hidden_layers=1, hidden_dropout_prob=0.4, use_pre_layernorm=True, **prefix).train()
     layer = model.tubevit.layers[0]
     with torch.no_grad():
@@ -542,7 +542,7 @@ def test_accumulated_micro_batches_equal_the_full_batch(kind):
             part = model(clips[rows], labels=labels[rows], num_items_in_batch=items).loss
             part.backward()
             loss += part.item()
-        assert_close(torch.tensor(loss).double(), model(clips, labels=labels).loss.item(), "float64")
+        assert_close(torch.tensor(loss, dtype=torch.float64), model(clips, labels=labels).loss.item(), "float64")
         assert_all_close({name: parameter.grad for name, parameter in model.named_parameters()}, expected, "float64")
 
 
@@ -771,10 +771,12 @@ def test_input_embeddings_are_called_and_return_what_enters_the_encoder(cls):
     assert_close(seen[0], outputs.hidden_states[0], "exact")
 
 
+@pytest.mark.parametrize("before", [None, 0, 1])
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_an_adapter_trains_under_checkpointing(use_reentrant):
-    """All is frozen but a few weights inside the layers, as with LoRA; the input hook is what lets them train."""
-    model = build(gate_layer=1).train().requires_grad_(False)
+def test_an_adapter_trains_under_checkpointing(use_reentrant, before):
+    """All is frozen but a few weights inside the layers, as with LoRA, frozen layers included; the input hook is what
+    lets them train."""
+    model = build(gate_layer=1, freeze_before=before).train().requires_grad_(False)
     for layer in model.tubevit.layers:
         layer.attention.q_proj.weight.requires_grad_()
         layer.attention.v_proj.weight.requires_grad_()

@@ -426,7 +426,7 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             for parameter in module.parameters(recurse=False):
                 init.trunc_normal_(parameter, std=std)
         elif isinstance(module, nn.ParameterDict):
-            # the position tables, by themselves: transformers passes over a module that has no parameter of its own, as
+            # position tables, by themselves: transformers passes over a module that has no parameter of its own, as
             # `TubeViTEmbeddings` may have none
             for parameter in module.values():
                 init.trunc_normal_(parameter, std=std)

@@ -80,13 +80,14 @@ def draw_attention(
     figure = Figure(figsize=(1.25 * num_columns, 3.0 * num_clips), layout="constrained")
     axes = figure.subplots(2 * num_clips, num_columns, squeeze=False)
     for row in range(num_clips):
-        brightness = 0.15 + 0.85 * attention[row] / attention[row].max()
+        # the root brings out the weaker regions too
+        brightness = 0.15 + 0.85 * (attention[row] / attention[row].max()).sqrt()
         for column in range(num_columns):
             frame = column * num_frames // num_columns
-            image = clips[row, frame].permute(1, 2, 0)
+            image = clips[row, frame].permute(1, 2, 0).numpy()
             above, below = axes[2 * row][column], axes[2 * row + 1][column]
             above.imshow(image)
-            below.imshow((image * brightness[frame, ..., None]).byte())
+            below.imshow((image * brightness[frame, ..., None].numpy()).astype("uint8"))
             above.set_title(f"frame {frame}", fontsize=7)
             for axis in (above, below):
                 axis.set(xticks=[], yticks=[])

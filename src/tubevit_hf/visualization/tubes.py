@@ -53,12 +53,13 @@ def draw_tubes(config: TubeViTConfig, size: Size | None = None) -> Figure:
             axis.set(xlim=(0, size[right]), ylim=(size[down], 0))
             axis.set_xlabel(AXIS_LABELS[right])
             axis.set_ylabel(AXIS_LABELS[down])
-            axis.set_title(view, fontsize=9)
+            axis.set_title(view, fontsize=8)
         factors = "x".join(map(str, tube.space_to_depth))
         axes[0][column].set_title(
             f"{'x'.join(map(str, tube.kernel_size))}, stride {'x'.join(map(str, tube.stride))}\n"
-            f"space-to-depth {factors}: {grid[0]}x{grid[1]}x{grid[2]} = {grid[0] * grid[1] * grid[2]} tokens",
-            fontsize=9,
+            f"space-to-depth {factors}: {grid[0]}x{grid[1]}x{grid[2]} = {grid[0] * grid[1] * grid[2]} tokens\n"
+            f"{VIEWS[0][0]}",
+            fontsize=8,
         )
     return figure
 

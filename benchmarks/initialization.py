@@ -1,0 +1,147 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Does the attention pooling learn from weights at `initializer_range`?
+
+    make demo
+    python benchmarks/initialization.py --folder demo
+
+Trains the demo's model on the demo's videos from each kind of initial weights, with the same seeds, the same order of
+clips and the same number of steps, and reports the validation accuracy of each seed.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+from common import describe_machine, report
+from torch import nn
+from tqdm.auto import tqdm, trange
+from transformers import get_cosine_schedule_with_warmup, set_seed
+
+from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor, read_video
+from tubevit_hf.data.moving_digits import MOTIONS
+
+
+BATCH_SIZE = 32
+LEARNING_RATE = 2e-3
+
+
+def as_built(model: nn.Module) -> None:
+    """Unit query and Xavier projections in the pooling, `initializer_range` elsewhere."""
+
+
+def query_at_initializer_range(model: nn.Module) -> None:
+    nn.init.trunc_normal_(model.tubevit.pooler.query, std=model.config.initializer_range)
+
+
+def projections_at_initializer_range(model: nn.Module) -> None:
+    pooler = model.tubevit.pooler
+    for projection in (pooler.q_proj, pooler.k_proj, pooler.v_proj, pooler.o_proj):
+        nn.init.trunc_normal_(projection.weight, std=model.config.initializer_range)
+
+
+def pooling_at_initializer_range(model: nn.Module) -> None:
+    query_at_initializer_range(model)
+    projections_at_initializer_range(model)
+
+
+def xavier_everywhere(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    query_at_initializer_range(model)
+
+
+VARIANTS = (
+    as_built,
+    query_at_initializer_range,
+    projections_at_initializer_range,
+    pooling_at_initializer_range,
+    xavier_everywhere,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="what `make demo` wrote")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+
+    splits = {split: load_clips(arguments.folder, split) for split in ("train", "validation")}
+    rows = []
+    for variant in VARIANTS:
+        accuracies = []
+        for seed in range(arguments.seeds):
+            set_seed(seed)
+            config = TubeViTConfig.from_pretrained(arguments.folder / "config", num_labels=len(MOTIONS))
+            model = TubeViTForVideoClassification(config)
+            with torch.no_grad():
+                variant(model)
+            train(model.to(device), *splits["train"], arguments.steps, f"{variant.__name__}, seed {seed}")
+            accuracies.append(100 * evaluate(model, *splits["validation"]))
+        rows.append(
+            {
+                "initial weights": variant.__name__.replace("_", " "),
+                "median accuracy (%)": statistics.median(accuracies),
+                "each seed": ", ".join(f"{accuracy:.1f}" for accuracy in accuracies),
+            }
+        )
+    title = f"Accuracy on the demo's validation videos after {arguments.steps} steps of {BATCH_SIZE} clips"
+    report(f"initialization_{device.type}", title, describe_machine(device), rows)
+
+
+def load_clips(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """All clips of a split, normalized, in bfloat16, and their labels."""
+    processor = TubeViTVideoProcessor.from_pretrained(folder / "config")
+    clips, labels = [], []
+    for label, motion in enumerate(MOTIONS):
+        for path in tqdm(sorted((folder / "moving_digits" / split / motion).glob("*.mp4")), desc=motion, disable=None):
+            pixel_values = processor(read_video(path)[0], do_sample_frames=False, return_tensors="pt")["pixel_values"]
+            clips.append(pixel_values[0].bfloat16())
+            labels.append(label)
+    return torch.stack(clips), torch.tensor(labels)
+
+
+def train(model: nn.Module, clips: torch.Tensor, labels: torch.Tensor, steps: int, description: str) -> None:
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
+    for _ in trange(steps, desc=description, disable=None):
+        rows = torch.randint(len(clips), (BATCH_SIZE,))
+        with torch.autocast(model.device.type, torch.bfloat16):
+            loss = model(clips[rows].to(model.device), labels=labels[rows].to(model.device)).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, clips: torch.Tensor, labels: torch.Tensor) -> float:
+    model.eval()
+    correct = 0
+    for batch, expected in zip(clips.split(BATCH_SIZE), labels.split(BATCH_SIZE)):
+        with torch.autocast(model.device.type, torch.bfloat16):
+            predicted = model(batch.to(model.device)).logits.argmax(dim=-1)
+        correct += (predicted.cpu() == expected).sum().item()
+    return correct / len(labels)
+
+
+if __name__ == "__main__":
+    main()
