@@ -128,7 +128,8 @@ class TubeViTEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         grids = self.token_grids(pixel_values)
         # weights may be in bfloat16 while a processor gives float32
-        pixel_values = pixel_values.to(self.tubes[0].bias.dtype)
+        dtype = self.tubes[0].bias.dtype
+        pixel_values = pixel_values.to(dtype)
         batch_size = pixel_values.shape[0]
 
         tokens = []
@@ -138,8 +139,9 @@ class TubeViTEmbeddings(nn.Module):
             tokens.append(self.register_tokens.expand(batch_size, -1, -1))
         for index, (tube, grid) in enumerate(zip(self.tubes, grids)):
             if all(grid):
-                embedding = tube(pixel_values, grid, self.base_kernel)
-                positions = self.positions(index, grid, embedding.dtype, embedding.device)
+                # under autocast the product is in bfloat16, but positions and residual stream are not rounded
+                embedding = tube(pixel_values, grid, self.base_kernel).to(dtype)
+                positions = self.positions(index, grid, dtype, embedding.device)
                 tokens.append(embedding if positions is None else embedding + positions)
         return self.dropout(self.layernorm(torch.cat(tokens, dim=1)))
 
@@ -553,7 +555,10 @@ class TubeViTModel(TubeViTPreTrainedModel):
             config=self.config, inputs_embeds=embedding_output, attention_mask=token_mask
         )
         hidden_states = embedding_output
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
+            if index == self.config.freeze_before and layer.gradient_checkpointing and not hidden_states.requires_grad:
+                # re-entrant checkpointing trains a layer only if one of its inputs asks for a gradient
+                hidden_states = hidden_states.detach().requires_grad_()
             hidden_states = layer(hidden_states, embedding_output, attention_mask, **kwargs)
         last_hidden_state = self.layernorm(hidden_states)
         return BaseModelOutputWithPooling(
@@ -642,7 +647,7 @@ def classification_loss(
     # `num_items_in_batch` counts label entries: one a row for classes, `num_labels` a row for soft labels
     reduction = "mean" if num_items_in_batch is None else "sum"
     if by_class:
-        loss = nn.functional.cross_entropy(logits, labels, reduction=reduction)
+        loss = nn.functional.cross_entropy(logits, labels.long(), reduction=reduction)
     elif config.problem_type == "single_label_classification":
         loss = nn.functional.cross_entropy(logits, labels.to(logits.dtype), reduction=reduction)
         if num_items_in_batch is not None:

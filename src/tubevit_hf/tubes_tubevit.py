@@ -161,6 +161,7 @@ def resolve_tubes(tubes: Sequence[dict[str, Any]], hidden_size: int) -> tuple[Tu
     Raises:
         TypeError, ValueError: naming the tube by its index, as `Tube.from_dict` does; also for an empty list.
     """
+    _read_int(hidden_size, "hidden_size", minimum=1)
     if not isinstance(tubes, (list, tuple)):
         raise TypeError(f"`tubes` must be a list of dicts, got {tubes!r}.")
     if not tubes:
