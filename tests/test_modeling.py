@@ -32,7 +32,7 @@ from tubevit_hf import (
     TubeViTForVideoClassification,
     TubeViTModel,
 )
-from tubevit_hf.modeling_tubevit import classification_loss
+from tubevit_hf.loss_tubevit import classification_loss
 
 from . import naive
 from .conftest import randomize

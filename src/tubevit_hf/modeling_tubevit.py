@@ -38,6 +38,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tubevit import TubeViTConfig
+from .loss_tubevit import classification_loss
 from .model_card_tubevit import create_model_card, is_generated_card, read_tags
 from .tubes_tubevit import Size, Tube, sincos_positions, smallest_tube
 
@@ -486,7 +487,8 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         return create_model_card(self.config, model_name, num_parameters=self.num_parameters(), **kwargs)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
-        # every way to push ends here, with a card that is either the repository's own or transformers' empty template
+        # `push_to_hub` and `save_pretrained(..., push_to_hub=True)` end here, with a card that is either the
+        # repository's own or transformers' empty template
         card = os.path.join(working_dir, "README.md")
         if is_generated_card(card):
             # the template holds the tags that the user gave
@@ -604,73 +606,6 @@ def as_video(pixel_values: torch.Tensor | None) -> torch.Tensor:
             "TubeViTVideoProcessor and TubeViTImageProcessor do."
         )
     return pixel_values if pixel_values.ndim == 5 else pixel_values[:, None]
-
-
-def classification_loss(
-    labels: torch.Tensor,
-    logits: torch.Tensor,
-    config: TubeViTConfig,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    **kwargs,
-) -> torch.Tensor:
-    """Loss by `config.problem_type`; where that is `None` it is inferred as everywhere in transformers, and noted.
-
-    `"single_label_classification"`: cross-entropy with classes `(batch,)` or, for soft labels such as MixUp's, with
-    probabilities `(batch, num_labels)`; `"multi_label_classification"`: binary cross-entropy with `(batch,
-    num_labels)`; `"regression"`: squared error. Sums over the batch are divided by `num_items_in_batch`, the Trainer's
-    number of label entries in all accumulated batches, where it is given.
-
-    Raises:
-        ValueError: labels of a wrong shape or, in eager mode, out of range.
-    """
-    num_labels = config.num_labels
-    if config.problem_type is None:
-        if num_labels == 1:
-            config.problem_type = "regression"
-        else:
-            config.problem_type = (
-                "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-            )
-    labels = labels.to(logits.device)
-    by_class = config.problem_type == "single_label_classification" and not labels.is_floating_point()
-    if num_labels == 1 and labels.ndim == 1 and not by_class:
-        labels = labels[:, None]
-    expected = logits.shape[:1] if by_class else logits.shape
-    if labels.shape != expected:
-        raise ValueError(
-            f"`labels` of type {labels.dtype} must have the shape {tuple(expected)} for `problem_type` "
-            f"{config.problem_type!r}, got {tuple(labels.shape)}."
-        )
-    if not is_tracing(labels):
-        check_label_range(labels, config)
-
-    # `num_items_in_batch` counts label entries: one a row for classes, `num_labels` a row for soft labels
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    if by_class:
-        loss = nn.functional.cross_entropy(logits, labels.long(), reduction=reduction)
-    elif config.problem_type == "single_label_classification":
-        loss = nn.functional.cross_entropy(logits, labels.to(logits.dtype), reduction=reduction)
-        if num_items_in_batch is not None:
-            loss = loss * num_labels
-    elif config.problem_type == "multi_label_classification":
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction=reduction)
-    else:
-        loss = nn.functional.mse_loss(logits, labels.to(logits.dtype), reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
-
-
-def check_label_range(labels: torch.Tensor, config: TubeViTConfig) -> None:
-    """Raises a `ValueError` for a class that does not exist, before it becomes an index error on some device."""
-    if config.problem_type == "regression":
-        return
-    if labels.is_floating_point() or config.problem_type == "multi_label_classification":
-        wrong, allowed = (labels < 0) | (labels > 1), "between 0 and 1"
-    else:
-        # cross_entropy leaves out -100, the usual mark of "no label"
-        wrong = ((labels < 0) & (labels != -100)) | (labels >= config.num_labels)
-        allowed = f"from 0 to {config.num_labels - 1} (`num_labels` is {config.num_labels})"
-    if wrong.any():
-        raise ValueError(f"`labels` must be {allowed}, got {labels[wrong].unique().tolist()}.")
 
 
 class TubeViTForClassification(TubeViTPreTrainedModel):
