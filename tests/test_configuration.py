@@ -45,6 +45,11 @@ def refused(error: type[Exception], *fragments: str):
         assert fragment in message, f"{fragment!r} is not in {message!r}"
 
 
+def test_checks_between_fields_raise_a_plain_value_error():
+    with pytest.raises(ValueError, match="use_cls_token"):
+        TubeViTConfig(pooling_type="cls")
+
+
 # Millions: layers and final norm, tubes, pooling, all of it with a head of 400 classes
 @pytest.mark.parametrize(
     ("preset", "layers", "tubes", "pooling", "total"),
@@ -311,6 +316,9 @@ def test_none_means_the_native_size_and_zero_means_zero():
         ),
         pytest.param({"num_channels": 0}, ValueError, ["`num_channels`", "at least 1", "got 0"], id="no-channels"),
         pytest.param({"num_register_tokens": -1}, ValueError, ["`num_register_tokens`", "got -1"], id="registers"),
+        pytest.param({"layer_norm_eps": 0}, ValueError, ["`layer_norm_eps`", "above 0", "got 0"], id="eps"),
+        pytest.param({"initializer_range": -0.1}, ValueError, ["`initializer_range`", "-0.1"], id="initializer"),
+        pytest.param({"hidden_act": "nope"}, ValueError, ["`hidden_act`", "gelu", "'nope'"], id="activation"),
         pytest.param(
             {"hidden_dropout_prob": 1.0}, ValueError, ["`hidden_dropout_prob`", "below 1", "1.0"], id="dropout"
         ),

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 from .tubes_tubevit import Size, Tube, resolve_tubes
@@ -189,6 +190,10 @@ class TubeViTConfig(PreTrainedConfig):
         self._warn_about_unknown(kwargs)
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
         super().__post_init__(**kwargs)
+        # `@strict` runs them again, here and when saving, but wraps what they raise: a user gets the plain ValueError
+        self.validate_sizes()
+        self.validate_layers()
+        self.validate_tubes()
 
     @classmethod
     def from_preset(cls, name: str, **kwargs) -> "TubeViTConfig":
@@ -245,6 +250,11 @@ class TubeViTConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}.")
+        if self.layer_norm_eps <= 0 or self.initializer_range < 0:
+            raise ValueError(
+                "`layer_norm_eps` must be above 0 and `initializer_range` not below, got "
+                f"{self.layer_norm_eps} and {self.initializer_range}."
+            )
         if isinstance(self.image_size, list) and len(self.image_size) != 2:
             raise ValueError(f"`image_size` must be one number or [height, width], got {self.image_size}.")
         if min(self.native_size) < 1:
@@ -258,7 +268,9 @@ class TubeViTConfig(PreTrainedConfig):
             )
 
     def validate_layers(self):
-        """Layers that are named by their index must exist, and so must the token that is pooled."""
+        """Layers that are named by their index must exist, and so must the activation and the token that is pooled."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}.")
         if self.gate_layer is not None and not 0 <= self.gate_layer < self.num_hidden_layers:
             raise ValueError(
                 f"`gate_layer` must be from 0 to {self.num_hidden_layers - 1} (`num_hidden_layers` is "

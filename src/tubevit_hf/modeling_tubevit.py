@@ -287,7 +287,7 @@ class TubeViTMultiHeadAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # (batch, tokens, hidden_size) -> (batch, heads, tokens, head_dim)
         query, key, value = (
-            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            projected.unflatten(-1, (self.config.num_attention_heads, self.head_dim)).transpose(1, 2)
             for projected in (self.q_proj(queries), self.k_proj(hidden_states), self.v_proj(hidden_states))
         )
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
