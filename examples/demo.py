@@ -149,6 +149,7 @@ def train(folder: Path, name: str, num_frames: int) -> Path:
     }
     subprocess.run(command, check=True, env={**environment, **os.environ})
     unfinished.rename(finished)
+    unfinished.parent.rmdir()
     return finished
 
 
