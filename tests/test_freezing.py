@@ -108,8 +108,8 @@ def test_checkpointing_leaves_the_gradients(gate_layer, use_reentrant, before):
     model = build(**settings).train()
     inputs = {"pixel_values": random_clip(), "frame_mask": mask_of([9, 6], 9)}
     expected = backward(model, **inputs)
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": use_reentrant})
-    assert model.is_activation_checkpointing
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    assert model.is_gradient_checkpointing
     assert_all_close(backward(model, **inputs), expected, "float64")
     assert {name for name in expected if is_frozen(name, before)} == set()
 
@@ -119,7 +119,7 @@ def test_checkpointing_recomputes_the_same_dropout(use_reentrant):
     model = build(gate_layer=1, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).train()
     torch.manual_seed(3)
     expected = backward(model, random_clip())
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
     torch.manual_seed(3)
     assert_all_close(backward(model, random_clip()), expected, "float64")
 
@@ -146,5 +146,5 @@ def test_an_adapter_trains_under_checkpointing(use_reentrant, before):
     expected = backward(model, random_clip())
     assert len(expected) == 4
     model.enable_input_require_grads()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
     assert_all_close(backward(model, random_clip()), expected, "float64")

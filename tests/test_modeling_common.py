@@ -157,7 +157,7 @@ class TubeViTModelTest(ModelTesterMixin, unittest.TestCase):
                 with self.subTest(model_class.__name__, use_reentrant=use_reentrant):
                     model = model_class(copy.deepcopy(config)).to(torch_device).train()
                     model.base_model.embeddings.requires_grad_(False)
-                    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+                    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
                     model.enable_input_require_grads()
                     model(**self._prepare_for_class(inputs, model_class, return_labels=True)).loss.backward()
                     for name, parameter in model.base_model.layers.named_parameters():

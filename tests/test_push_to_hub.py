@@ -52,6 +52,7 @@ REPO_ID = "org/tubevit-tiny"
 MODEL_FILES = {
     "config.json",
     "configuration_tubevit.py",
+    "loss_tubevit.py",
     "model.safetensors",
     "model_card_tubevit.py",
     "modeling_tubevit.py",
