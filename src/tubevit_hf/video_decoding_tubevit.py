@@ -89,6 +89,7 @@ def decode_frames(
     frames = {}
     # one converter for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
     reformatter = VideoReformatter()
+    index = -1
     for index, frame in enumerate(container.decode(stream)):
         if index in wanted:
             # rotation is in degrees, counter-clockwise, as np.rot90 turns
