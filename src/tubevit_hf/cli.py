@@ -13,6 +13,7 @@
 # limitations under the License.
 """The `tubevit` command."""
 
+from math import prod
 from typing import Annotated
 
 import typer
@@ -51,9 +52,8 @@ def info(
     console = Console()
     console.print(tube_table(config))
     console.print(part_table(config))
-    name = next(known for known in PRESETS if known.lower() == preset.lower())
-    if name in PAPER:
-        vit, with_tubes, teraflops = PAPER[name]
+    if preset.upper() in PAPER:
+        vit, with_tubes, teraflops = PAPER[preset.upper()]
         console.print(
             f"Paper: {vit} M parameters of the image ViT, {with_tubes} M with tubes (Table 11); "
             f"{teraflops} TFLOPs for {PAPER_VIEWS} views, {1000 * teraflops / PAPER_VIEWS:.1f} GFLOPs each.",
@@ -70,7 +70,7 @@ def tube_table(config: TubeViTConfig) -> Table:
     )
     for tube, grid in zip(config.resolved_tubes, config.token_grids()):
         sizes = (tube.kernel_size, tube.stride, tube.offset, tube.space_to_depth, grid)
-        table.add_row(*("x".join(map(str, size)) for size in sizes), f"{grid[0] * grid[1] * grid[2]:,}")
+        table.add_row(*("x".join(map(str, size)) for size in sizes), f"{prod(grid):,}")
     table.add_section()
     table.add_row("all", "", "", "", "", f"{config.num_tokens():,}")
     return table

@@ -15,6 +15,7 @@
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 
 import torch
 from matplotlib.figure import Figure
@@ -48,11 +49,10 @@ def pooling_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> tor
     attention = torch.zeros(batch_size, num_frames, height, width)
     token = 0
     for tube, grid in zip(model.config.resolved_tubes, model.config.token_grids(num_frames, height, width)):
-        volume = tube.extent[0] * tube.extent[1] * tube.extent[2]
         for index in product(*map(range, grid)):
             corner = [start + step * i for start, step, i in zip(tube.offset, tube.stride, index)]
             frames, rows, columns = (slice(start, start + size) for start, size in zip(corner, tube.extent))
-            attention[:, frames, rows, columns] += weights[:, token, None, None, None] / volume
+            attention[:, frames, rows, columns] += weights[:, token, None, None, None] / prod(tube.extent)
             token += 1
     return attention
 

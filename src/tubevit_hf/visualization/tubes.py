@@ -14,6 +14,7 @@
 """Where the tubes lie in a clip."""
 
 from collections.abc import Sequence
+from math import prod
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -57,7 +58,7 @@ def draw_tubes(config: TubeViTConfig, size: Size | None = None) -> Figure:
         factors = "x".join(map(str, tube.space_to_depth))
         axes[0][column].set_title(
             f"{'x'.join(map(str, tube.kernel_size))}, stride {'x'.join(map(str, tube.stride))}\n"
-            f"space-to-depth {factors}: {grid[0]}x{grid[1]}x{grid[2]} = {grid[0] * grid[1] * grid[2]} tokens\n"
+            f"space-to-depth {factors}: {'x'.join(map(str, grid))} = {prod(grid)} tokens\n"
             f"{VIEWS[0][0]}",
             fontsize=8,
         )
