@@ -61,6 +61,7 @@ MODEL_FILES = {
 IMAGE_PROCESSOR_FILES = {"image_processing_tubevit.py", "preprocessor_config.json"}
 PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
     "video_decoding_tubevit.py",
+    "video_index_tubevit.py",
     "video_preprocessor_config.json",
     "video_processing_tubevit.py",
 }

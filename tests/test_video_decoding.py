@@ -11,17 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the reader does with a file that holds less than it says."""
+"""Reading frames from files."""
 
-from types import SimpleNamespace
-
-import pytest
-
-from tubevit_hf import VideoDecodingError
-from tubevit_hf.video_decoding_tubevit import decode_frames
+from tubevit_hf import VideoReader, read_video
 
 
-def test_a_stream_without_a_single_frame_is_refused():
-    empty = SimpleNamespace(decode=lambda stream: iter(()))
-    with pytest.raises(VideoDecodingError, match=r"clip\.mp4: frame 3 was asked for, but only 0 could be decoded"):
-        decode_frames(empty, None, [0, 3], "clip.mp4")
+def test_frames_are_those_of_a_full_read(videos):
+    everything, _ = read_video(videos[0])
+    with VideoReader(videos[0]) as reader:
+        frames, metadata = reader.get_frames([17, 3, 3])
+    assert metadata.frames_indices == [17, 3, 3]
+    assert frames.equal(everything[[17, 3, 3]])

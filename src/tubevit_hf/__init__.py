@@ -36,7 +36,7 @@ from .modeling_tubevit import (
     TubeViTModel,
     TubeViTPreTrainedModel,
 )
-from .video_decoding_tubevit import VideoDecodingError, read_video
+from .video_decoding_tubevit import VideoDecodingError, VideoFileMetadata, VideoReader, read_video
 from .video_processing_tubevit import TubeViTVideoProcessor
 
 
@@ -72,6 +72,8 @@ __all__ = [
     "TubeViTPreTrainedModel",
     "TubeViTVideoProcessor",
     "VideoDecodingError",
+    "VideoFileMetadata",
+    "VideoReader",
     "create_model_card",
     "read_video",
 ]

@@ -13,94 +13,443 @@
 # limitations under the License.
 """Video decoding with PyAV, whose wheels carry FFmpeg: nothing else has to be installed."""
 
+import contextlib
+import http.client
+import io
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import stat
+import tempfile
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
 import torch
+from av.stream import Discard, Disposition
 from av.video.reformatter import VideoReformatter
 from transformers.video_utils import VideoMetadata
+
+from .video_index_tubevit import (
+    FrameGroup,
+    UnreliableTimestampsError,
+    index_frames,
+    read_from_keyframe,
+    read_packets,
+)
+
+
+# What can be read
+VideoSource = str | os.PathLike | bytes | BinaryIO
+# Larger frames, of more than twice the pixels of 8K video, are refused: a header of a few bytes could claim gigabytes
+MAX_PIXELS = 2**26
+DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
+# Seconds that a server may take to answer
+NETWORK_TIMEOUT = 30.0
+# Decoding this many frames that nobody asked for takes about as long as seeking past them
+SEEK_COST = 4
+# Codecs where no other frame needs one that is marked as no reference, so that it is decoded only if it is wanted. (In
+# HEVC, frames of a higher temporal layer may need it.)
+CODECS_THAT_SKIP = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 
 
 class VideoDecodingError(ValueError):
     """A video cannot be decoded; the message names the file and the cause."""
 
 
-def read_video(
-    source: str | os.PathLike, sample_indices_fn: Callable[[VideoMetadata], Sequence[int]] | None = None
-) -> tuple[torch.Tensor, VideoMetadata]:
-    """Decodes the sampled frames of a video file.
-
-    The best video stream is taken, and frames are rotated as the file's metadata says.
+@dataclass
+class VideoFileMetadata(VideoMetadata):
+    """Metadata of a video file, whose frame rate may vary.
 
     Args:
-        source: path or URL of a video.
-        sample_indices_fn: gives the 0-based indices of the wanted frames for a file's metadata, in ascending order and
-            possibly repeated; `None` wants all frames.
+        frame_seconds: when each sampled frame is shown, in seconds after the first frame of the file.
+        all_frame_seconds: gives the same for all frames, `(total_num_frames,)`; only while the file is open.
+    """
+
+    frame_seconds: list[float] | None = field(default=None, repr=False)
+    all_frame_seconds: Callable[[], np.ndarray] | None = field(default=None, repr=False)
+
+    @property
+    def timestamps(self) -> list[float]:
+        return super().timestamps if self.frame_seconds is None else self.frame_seconds
+
+
+class Target(NamedTuple):
+    """A wanted frame: its place among all wanted, its number, when it is shown, and the group it belongs to."""
+
+    position: int
+    index: int
+    pts: int
+    group: FrameGroup
+
+
+def read_video(
+    source: VideoSource, indices: Sequence[int] | Callable[[VideoFileMetadata], Sequence[int]] | None = None
+) -> tuple[torch.Tensor, VideoFileMetadata]:
+    """Decodes chosen frames of a video.
+
+    Args:
+        source: path, http(s) URL, bytes or seekable binary file object.
+        indices: numbers of the wanted frames, from 0, in any order and possibly repeated, or a function that gives
+            them for the file's metadata. `None` wants all frames.
 
     Returns:
-        `(num_frames, 3, height, width)`, uint8 RGB, and the metadata with `frames_indices` set.
+        `(num_frames, 3, height, width)`, uint8 RGB, and the metadata with `frames_indices` set. A frame that cannot be
+        decoded is replaced by the nearest one, with a warning.
 
     Raises:
-        VideoDecodingError: the file is missing, is no video, or ends before the last wanted frame.
+        VideoDecodingError: `source` is no video, or less than half of the wanted frames can be decoded.
+        IndexError: a wanted frame lies outside the video.
     """
-    source = os.fspath(source)
-    try:
-        with av.open(source) as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise VideoDecodingError(f"{source}: the file holds no video stream.")
-            # FFmpeg uses one slice thread by default; whole frames in parallel are what helps H.264
-            stream.thread_type = "AUTO"
-            metadata = VideoMetadata(
-                total_num_frames=count_frames(container, stream),
-                fps=float(stream.average_rate) if stream.average_rate else None,
-                width=stream.width,
-                height=stream.height,
-                duration=float(stream.duration * stream.time_base) if stream.duration else None,
-                video_backend="pyav",
+    with VideoReader(source) as reader:
+        if indices is None:
+            indices = range(reader.metadata.total_num_frames)
+        elif callable(indices):
+            indices = indices(reader.metadata)
+        return reader.get_frames(indices)
+
+
+class VideoReader:
+    """Random access to the frames of a video, to be used in a `with` statement.
+
+    The best video stream is read. Frames are turned and mirrored as the file says; alpha is dropped, and interlaced
+    frames stay woven. `metadata` has the true number of frames, also where the file's header is silent.
+
+    Args:
+        source: path, http(s) URL, bytes or seekable binary file object.
+
+    Raises:
+        VideoDecodingError: `source` is no video.
+    """
+
+    def __init__(self, source: VideoSource):
+        self.name = name_of(source)
+        with self.naming_errors(), contextlib.ExitStack() as resources:
+            self.file = open_source(source, resources)
+            resources.callback(self.close_container)
+            self.container = None
+            self.open_container()
+            try:
+                self.index = index_frames(self.container, self.stream)
+                num_frames = self.index.num_frames
+            except UnreliableTimestampsError:
+                self.index = None
+                self.open_container()
+                num_frames = sum(1 for _ in self.decode_all())
+            if num_frames == 0:
+                raise VideoDecodingError("the video stream holds no frames.")
+            self.metadata = self.read_metadata(num_frames)
+            # all went well: what is open stays open until `close`
+            self.resources = resources.pop_all()
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.resources.close()
+
+    @contextlib.contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except VideoDecodingError as error:
+            raise VideoDecodingError(f"{self.name}: {error}") from error.__cause__
+        except av.error.FFmpegError as error:
+            raise VideoDecodingError(f"{self.name}: FFmpeg cannot read it ({error.strerror}).") from error
+        except (OSError, http.client.HTTPException) as error:
+            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise VideoDecodingError(f"{self.name}: it cannot be read ({cause}).") from error
+
+    def open_container(self) -> None:
+        """Opens the file at its beginning, again if it was open."""
+        self.close_container()
+        is_url = isinstance(self.file, str) and not self.file.startswith("file:")
+        if not isinstance(self.file, str):
+            self.file.seek(0)
+        self.container = av.open(
+            self.file,
+            # a playlist that calls itself a video must not make FFmpeg open other things
+            options={"protocol_whitelist": "http,https,tcp,tls,httpproxy" if is_url else "file", **DECODER_OPTIONS},
+            timeout=NETWORK_TIMEOUT if is_url else None,
+            metadata_errors="replace",
+        )
+        self.stream = choose_stream(self.container)
+        for stream in self.container.streams:
+            if stream is not self.stream:
+                stream.discard = Discard.all
+        context = self.stream.codec_context
+        context.options = DECODER_OPTIONS
+        # FFmpeg divides a frame into slices by default, which most files don't have: whole frames in parallel helps.
+        # The workers of a DataLoader already share the cores.
+        context.thread_type = "AUTO"
+        context.thread_count = 0 if torch.utils.data.get_worker_info() is None else 1
+
+    def close_container(self) -> None:
+        if self.container is not None:
+            self.container.close()
+
+    def read_metadata(self, num_frames: int) -> VideoFileMetadata:
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        fps = float(rate) if rate else None
+        if not self.stream.frames and self.index is not None and num_frames > 1:
+            # headers without a number of frames often have a wrong rate as well
+            fps = (num_frames - 1) / float(self.index.seconds()[-1])
+        return VideoFileMetadata(
+            total_num_frames=num_frames,
+            fps=fps,
+            width=self.stream.width,
+            height=self.stream.height,
+            duration=num_frames / fps if fps else None,
+            video_backend="pyav",
+            all_frame_seconds=self.seconds,
+        )
+
+    def seconds(self) -> np.ndarray:
+        """When each frame is shown, `(total_num_frames,)`, in seconds after the first.
+
+        Raises:
+            VideoDecodingError: the file tells neither times nor a frame rate.
+        """
+        if self.index is not None:
+            with self.naming_errors():
+                return self.index.seconds()
+        if not self.metadata.fps:
+            raise VideoDecodingError(f"{self.name}: the file does not tell when its frames are shown.")
+        return np.arange(self.metadata.total_num_frames) / self.metadata.fps
+
+    def get_frames(self, indices: Sequence[int]) -> tuple[torch.Tensor, VideoFileMetadata]:
+        """Decodes the frames of the given numbers; results and errors are those of [`read_video`]."""
+        indices = np.asarray(indices, dtype=np.int64)
+        total = self.metadata.total_num_frames
+        if indices.ndim != 1 or len(indices) == 0:
+            raise ValueError(f"{self.name}: the wanted frames must be a list of numbers, got {indices.tolist()}.")
+        if indices.min() < 0 or indices.max() >= total:
+            raise IndexError(f"{self.name} has the frames 0 to {total - 1}; {indices.tolist()} were asked for.")
+        wanted, places = np.unique(indices, return_inverse=True)
+        with self.naming_errors():
+            frames, seconds = self.decode(wanted)
+            missing = indices[~frames.is_filled[places]].tolist()
+            if 2 * len(missing) > len(indices):
+                raise VideoDecodingError(
+                    f"only {len(indices) - len(missing)} of the {len(indices)} wanted frames can be decoded; the file "
+                    "is damaged or ends early."
+                )
+        if missing:
+            warnings.warn(
+                f"{self.name}: {len(missing)} of the {len(indices)} wanted frames cannot be decoded, and the nearest "
+                f"stand in for them. Missing: {missing}.",
+                stacklevel=3,
             )
-            if metadata.total_num_frames == 0:
-                raise VideoDecodingError(f"{source}: the video stream holds no frames.")
-            indices = range(metadata.total_num_frames) if sample_indices_fn is None else sample_indices_fn(metadata)
-            metadata.frames_indices = [int(index) for index in indices]
-            frames = decode_frames(container, stream, metadata.frames_indices, source)
-    except av.error.FFmpegError as error:
-        raise VideoDecodingError(f"{source}: FFmpeg cannot read it ({error.strerror}).") from error
-    return frames, metadata
+            filled = np.flatnonzero(frames.is_filled)
+            distances = np.abs(wanted[:, None] - wanted[filled])
+            places = filled[distances.argmin(axis=1)][places]
+        video = torch.from_numpy(frames.images)
+        # frames that are in order and all there need no copy
+        if len(places) != len(wanted) or (np.diff(places) != 1).any():
+            video = video[torch.from_numpy(places)]
+        metadata = replace(
+            self.metadata,
+            height=video.shape[1],
+            width=video.shape[2],
+            frames_indices=indices.tolist(),
+            frame_seconds=None if seconds is None else seconds[places].tolist(),
+            all_frame_seconds=None,
+        )
+        return video.permute(0, 3, 1, 2), metadata
+
+    def decode(self, wanted: np.ndarray) -> tuple["FrameBuffer", np.ndarray | None]:
+        """Decodes frames, given in ascending order; with the time of each in seconds, where the file tells."""
+        if self.index is not None:
+            try:
+                return self.decode_groups(wanted)
+            except UnreliableTimestampsError:
+                self.index = None
+        frames = FrameBuffer(len(wanted))
+        self.open_container()
+        for index, frame in enumerate(self.decode_all()):
+            position = np.searchsorted(wanted, index)
+            if wanted[position] == index:
+                frames.add(position, frame)
+            if index == wanted[-1]:
+                break
+        return frames, wanted / self.metadata.fps if self.metadata.fps else None
+
+    def decode_all(self) -> Iterator[av.VideoFrame]:
+        """All frames from where the container stands."""
+        for packet in read_packets(self.container, self.stream):
+            yield from self.decode_packet(packet)
+        yield from self.decode_packet(None)
+
+    def decode_packet(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        """The frames that the decoder gives for a packet; `None` makes it give all that it still holds."""
+        try:
+            frames = self.stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            return []
+        return [frame for frame in frames if not frame.is_corrupt]
+
+    def decode_groups(self, wanted: np.ndarray) -> tuple["FrameBuffer", np.ndarray]:
+        """Decodes from the keyframe before each frame, passing over groups that hold no wanted frame.
+
+        Raises:
+            UnreliableTimestampsError: the decoder gives frames in another order than their timestamps.
+        """
+        frames = FrameBuffer(len(wanted))
+        seconds = np.full(len(wanted), np.nan)
+        runs = []
+        for target in self.locate(wanted):
+            seconds[target.position] = self.index.to_seconds(target.pts)
+            if not runs or target.group.first - runs[-1][-1].index > SEEK_COST:
+                runs.append([])
+            runs[-1].append(target)
+        for run in runs:
+            self.decode_run(run, run[0].group, frames)
+            # where pictures are refreshed bit by bit, what is called a keyframe lets only later ones be decoded
+            for groups_before in (1, 2, 4):
+                run = [target for target in run if not frames.is_filled[target.position]]
+                if run and run[0].group.number >= groups_before:
+                    self.decode_run(run, self.index.group(run[0].group.number - groups_before), frames)
+        return frames, seconds
+
+    def locate(self, wanted: np.ndarray) -> Iterator[Target]:
+        for position, index in enumerate(wanted.tolist()):
+            try:
+                group = self.index.find(index)
+            except UnreliableTimestampsError:
+                continue  # the file ends before what its header lists
+            if index - group.first < len(group.pts):
+                yield Target(position, index, int(group.pts[index - group.first]), group)
+
+    def decode_run(self, run: list[Target], group: FrameGroup, frames: "FrameBuffer") -> None:
+        """Decodes from the keyframe of a group up to the last target."""
+        context = self.stream.codec_context
+        can_skip = context.name in CODECS_THAT_SKIP
+        positions = {target.pts: target.position for target in run}
+        unread = set(positions)
+        last_pts = None
+
+        def keep(decoded: list[av.VideoFrame]) -> None:
+            nonlocal last_pts
+            for frame in decoded:
+                if frame.pts is None or (last_pts is not None and frame.pts <= last_pts):
+                    raise UnreliableTimestampsError("the decoder gives frames in another order than their timestamps")
+                last_pts = frame.pts
+                if frame.pts in positions:
+                    frames.add(positions[frame.pts], frame)
+
+        for packet in read_from_keyframe(
+            self.container, self.stream, "pts", group.keyframe_pts, seek_time=group.keyframe_pts
+        ):
+            if can_skip:
+                context.skip_frame = "DEFAULT" if packet.pts in unread else "NONREF"
+            keep(self.decode_packet(packet))
+            unread.discard(packet.pts)
+            if not unread or (packet.dts is not None and packet.dts > run[-1].pts):
+                break
+        # what the decoder still holds; the next run begins with a seek, which resets it
+        keep(self.decode_packet(None))
 
 
-def count_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
-    """Number of frames of a stream: from the header or, where it is silent (Matroska, WebM), by counting packets."""
-    if stream.frames:
-        return stream.frames
-    count = sum(packet.size > 0 for packet in container.demux(stream))
-    container.seek(0)
-    return count
+class FrameBuffer:
+    """RGB frames, `(num_frames, height, width, 3)`, uint8, all in the size and orientation of the first one added."""
+
+    def __init__(self, num_frames: int):
+        self.is_filled = np.zeros(num_frames, dtype=bool)
+        self.images = None
+        # one for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
+        self.reformatter = VideoReformatter()
+
+    def add(self, position: int, frame: av.VideoFrame) -> None:
+        if self.images is None:
+            self.width, self.height = frame.width, frame.height
+            self.matrix = frame.side_data.get("DISPLAYMATRIX")
+        converted = self.reformatter.reformat(frame, width=self.width, height=self.height, format="rgb24")
+        image = orient(converted.to_ndarray(), self.matrix)
+        if self.images is None:
+            self.images = np.empty((len(self.is_filled), *image.shape), dtype=np.uint8)
+        self.images[position] = image
+        self.is_filled[position] = True
 
 
-def decode_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, indices: Sequence[int], source: str
-) -> torch.Tensor:
-    """Decodes from the start up to the last wanted index: `(len(indices), 3, height, width)`, uint8."""
-    wanted = set(indices)
-    last = max(indices)
-    frames = {}
-    # one converter for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
-    reformatter = VideoReformatter()
-    index = -1
-    for index, frame in enumerate(container.decode(stream)):
-        if index in wanted:
-            # rotation is in degrees, counter-clockwise, as np.rot90 turns
-            image = reformatter.reformat(frame, format="rgb24").to_ndarray()
-            frames[index] = np.rot90(image, k=round(frame.rotation / 90))
-        if index >= last:
-            break
-    if last not in frames:
-        raise VideoDecodingError(f"{source}: frame {last} was asked for, but only {index + 1} could be decoded.")
-    video = np.stack([frames[index] for index in indices])
-    return torch.from_numpy(video).permute(0, 3, 1, 2)
+def orient(image: np.ndarray, display_matrix: bytes | None) -> np.ndarray:
+    """Turns and mirrors `(height, width, 3)` as a display matrix says, to the nearest quarter turn.
+
+    The matrix takes the place `(x, y, 1)` of a pixel, as a row, to its place on the screen (ISO/IEC 14496-12, 6.2.2).
+    """
+    if display_matrix is None:
+        return image
+    (x_to_x, x_to_y), (y_to_x, y_to_y) = np.frombuffer(display_matrix, dtype=np.int32).reshape(3, 3)[:2, :2].tolist()
+    if abs(x_to_x) + abs(y_to_y) < abs(x_to_y) + abs(y_to_x):
+        image = image.transpose(1, 0, 2)
+        x_to_x, y_to_y = y_to_x, x_to_y
+    return image[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1]
 
 
-__all__ = ["VideoDecodingError", "read_video"]
+def name_of(source: VideoSource) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    return str(getattr(source, "name", source))
+
+
+def open_source(source: VideoSource, resources: contextlib.ExitStack) -> str | BinaryIO:
+    """What FFmpeg can open: a URL with its protocol, or a file object, which `resources` closes if it is our own."""
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
+            raise TypeError(f"A video is a path, an http(s) URL, bytes or a binary file object, got {source!r}.")
+        if not source.seekable():
+            raise VideoDecodingError("the file object cannot seek; read it into bytes first.")
+        if source.seek(0, os.SEEK_END) == 0:
+            raise VideoDecodingError("it is empty.")
+        return source
+    path = os.fspath(source)
+    if path.startswith(("http://", "https://")):
+        return open_url(path, resources)
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoDecodingError(f"it is {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}.")
+    if status.st_size == 0:
+        raise VideoDecodingError("it is empty.")
+    # without this, FFmpeg would take what stands before a colon for a protocol
+    return f"file:{path}"
+
+
+def open_url(url: str, resources: contextlib.ExitStack) -> str | BinaryIO:
+    """The URL itself if the server can send parts of the file, else a temporary file with what it sends."""
+    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
+    with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as response:
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+            return response.url
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open as long as the video
+        resources.callback(file.close)
+        shutil.copyfileobj(response, file)
+        return file
+
+
+def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The best video stream, as FFmpeg judges, but not a cover picture."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        found = ", ".join(sorted({stream.type or "unknown" for stream in container.streams})) or "nothing"
+        raise VideoDecodingError(f"it holds no video stream (found: {found}).")
+    best = container.streams.best("video")
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise VideoDecodingError("FFmpeg has no decoder for its video.")
+    if stream.width * stream.height > MAX_PIXELS:
+        raise VideoDecodingError(
+            f"frames of {stream.width} x {stream.height} pixels are too large; at most {MAX_PIXELS} pixels are read."
+        )
+    return stream
+
+
+__all__ = ["VideoDecodingError", "VideoFileMetadata", "VideoReader", "read_video"]

@@ -1,0 +1,248 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Where the frames of a video stream lie, so that a reader can go straight to the wanted ones.
+
+Frames are numbered from 0 in the order in which they are shown. Decoding can start at keyframes only, so the frames
+form groups: a keyframe and the frames shown from it up to the next one. (Frames that a file stores after a keyframe
+but shows before it, as open GOPs have them, belong to the group before: that is where their references lie.)
+
+Containers differ in what they tell. The header of an MP4 or QuickTime file lists all packets, so only the groups that
+are asked for have to be read ([`HeaderIndex`]). Matroska, WebM, MPEG-TS, AVI and fragmented MP4 are read through once,
+without decoding ([`ScannedIndex`]). Where timestamps are missing or wrong, nothing but decoding tells the frames
+apart, and there is no index ([`UnreliableTimestampsError`]).
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+
+# FFmpeg's AVINDEX_KEYFRAME and AVINDEX_DISCARD_FRAME, flags of an `av.index.IndexEntry`
+KEYFRAME, HIDDEN = 1, 2
+# AVI and MPEG-PS do not store when each frame is shown; FFmpeg's guesses go wrong where frames are stored out of order
+FORMATS_WITHOUT_PTS = {"avi", "mpeg"}
+
+
+class UnreliableTimestampsError(ValueError):
+    """The frames of a stream cannot be told apart by their timestamps."""
+
+
+class FrameGroup(NamedTuple):
+    """A keyframe and the frames shown from it up to the next keyframe.
+
+    Args:
+        number: 0-based, in the order of the stream.
+        first: index of the first frame.
+        keyframe_pts: when the keyframe is shown, in the stream's time base. An edit list can hide the keyframe itself.
+        pts: when each frame is shown, ascending.
+    """
+
+    number: int
+    first: int
+    keyframe_pts: int
+    pts: np.ndarray
+
+
+def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> "HeaderIndex | ScannedIndex":
+    """The cheapest index that a container allows.
+
+    Raises:
+        UnreliableTimestampsError: there is none.
+    """
+    if container.format.name in FORMATS_WITHOUT_PTS and stream.codec_context.has_b_frames:
+        raise UnreliableTimestampsError(f"{container.format.name} does not tell when a frame is shown")
+    # fragmented files list some packets in their header, edit lists hide or repeat some: then the two numbers differ
+    if "mp4" in container.format.name and 0 < stream.frames == len(stream.index_entries):
+        try:
+            return HeaderIndex(container, stream)
+        except UnreliableTimestampsError:
+            container.seek(0, stream=stream)
+    return ScannedIndex(container, stream)
+
+
+class ScannedIndex:
+    """Index of a stream that is read through once: 8 bytes a frame.
+
+    Raises:
+        UnreliableTimestampsError: a timestamp is missing, or they repeat or go back.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
+        rows = [(packet.pts, packet.is_keyframe, packet.is_discard) for packet in read_packets(container, stream)]
+        if any(pts is None for pts, _, _ in rows):
+            raise UnreliableTimestampsError("packets without a timestamp")
+        pts, is_keyframe, is_hidden = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+        self.keyframe_pts = pts[is_keyframe == 1]
+        shown = np.sort(pts[is_hidden == 0])
+        if len(self.keyframe_pts) == 0 or (np.diff(self.keyframe_pts) <= 0).any() or (np.diff(shown) == 0).any():
+            raise UnreliableTimestampsError("no keyframes, or timestamps that repeat or go back")
+        # what comes before the first keyframe lacks its references: no decoder gives these frames
+        self.pts = shown[np.searchsorted(shown, self.keyframe_pts[0]) :]
+        self.num_frames = len(self.pts)
+        self.firsts = np.searchsorted(self.pts, self.keyframe_pts)
+        self.time_base = stream.time_base
+
+    def find(self, index: int) -> FrameGroup:
+        """The group that holds frame `index`."""
+        # of several keyframes with the same first frame, an edit list hides all but the last
+        return self.group(int(np.searchsorted(self.firsts, index, side="right")) - 1)
+
+    def group(self, number: int) -> FrameGroup:
+        first = int(self.firsts[number])
+        stop = self.firsts[number + 1] if number + 1 < len(self.firsts) else self.num_frames
+        return FrameGroup(number, first, int(self.keyframe_pts[number]), self.pts[first:stop])
+
+    def to_seconds(self, pts: int | np.ndarray) -> float | np.ndarray:
+        """Seconds after the first frame."""
+        return to_seconds(pts - self.pts[0], self.time_base)
+
+    def seconds(self) -> np.ndarray:
+        """When each frame is shown, `(num_frames,)`, in seconds after the first."""
+        return self.to_seconds(self.pts)
+
+
+class HeaderIndex:
+    """Index of an MP4 or QuickTime file: the header lists all packets, and which of them are keyframes.
+
+    What it does not list is when each frame is shown. A group is read for that when it is first asked for.
+
+    Raises:
+        UnreliableTimestampsError: the file does not begin with a keyframe, or a listed keyframe is not there.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
+        self.container, self.stream = container, stream
+        entries = stream.index_entries
+        flags = np.fromiter((entry.flags for entry in entries), dtype=np.uint8, count=len(entries))
+        self.num_packets = len(entries)
+        self.starts = np.flatnonzero(flags & KEYFRAME)
+        # number of shown packets before each one, and at the end of all
+        self.shown_before = np.concatenate(([0], np.cumsum(flags & HIDDEN == 0)))
+        if len(self.starts) == 0 or self.starts[0] != 0:
+            raise UnreliableTimestampsError("the file does not begin with a keyframe")
+        first = next(read_packets(container, stream), None)
+        if first is None or first.pts is None or first.dts is None:
+            raise UnreliableTimestampsError("the first packet has no timestamp")
+        self.delay = first.pts - first.dts
+        self.groups = {}
+        # what comes before the first keyframe lacks its references: no decoder gives these frames
+        self.num_undecodable = 0
+        group = self.read_group(0)
+        self.num_undecodable = group.first
+        self.first_pts = group.pts[0]
+        self.num_frames = int(self.shown_before[-1]) - self.num_undecodable
+
+    def find(self, index: int) -> FrameGroup:
+        """The group that holds frame `index`."""
+        number = int(np.searchsorted(self.shown_before[self.starts], index + self.num_undecodable, side="right")) - 1
+        group = self.group(number)
+        # what is stored after the keyframe and shown before it counts for the group before
+        return group if index >= group.first or number == 0 else self.group(number - 1)
+
+    def group(self, number: int) -> FrameGroup:
+        if number not in self.groups:
+            self.groups[number] = self.read_group(number)
+        return self.groups[number]
+
+    def read_group(self, number: int) -> FrameGroup:
+        """Reads the packets of a group, and those of the next that are shown before the next keyframe."""
+        start = int(self.starts[number])
+        stop = int(self.starts[number + 1]) if number + 1 < len(self.starts) else self.num_packets
+        dts = self.stream.index_entries[start].timestamp
+        own, leading, next_keyframe_pts = [], 0, None
+        for position, packet in enumerate(
+            read_from_keyframe(self.container, self.stream, "dts", dts, dts + self.delay), start=start
+        ):
+            if packet.pts is None:
+                raise UnreliableTimestampsError("a packet without a timestamp")
+            if position == start:
+                keyframe_pts = packet.pts
+            if position == stop:
+                next_keyframe_pts = packet.pts
+            elif position > stop and packet.pts > next_keyframe_pts:
+                break
+            if packet.is_discard:
+                continue
+            if position < stop and packet.pts < keyframe_pts:
+                leading += 1
+            elif position != stop:
+                own.append(packet.pts)
+        first = int(self.shown_before[start]) + leading - self.num_undecodable
+        return FrameGroup(number, first, keyframe_pts, np.sort(np.array(own, dtype=np.int64)))
+
+    def to_seconds(self, pts: int) -> float:
+        """Seconds after the first frame."""
+        return to_seconds(pts - self.first_pts, self.stream.time_base)
+
+    def seconds(self) -> np.ndarray:
+        """When each frame is shown, `(num_frames,)`, in seconds after the first."""
+        timestamps = np.fromiter((entry.timestamp for entry in self.stream.index_entries), dtype=np.int64)
+        steps = np.diff(timestamps)
+        # at a constant rate the list of packets tells: they are shown at the same steps, if in another order
+        if self.num_frames == self.num_packets and (len(steps) == 0 or np.ptp(steps) == 0):
+            return to_seconds(timestamps - timestamps[0], self.stream.time_base)
+        self.container.seek(0, stream=self.stream)
+        return ScannedIndex(self.container, self.stream).seconds()
+
+
+def to_seconds(timestamps: np.ndarray, time_base: Fraction) -> np.ndarray:
+    # in this order whole seconds come out exactly
+    return timestamps * time_base.numerator / time_base.denominator
+
+
+def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Packets of a stream from where the container stands. Where reading fails, the file ends."""
+    try:
+        for packet in container.demux(stream):
+            # PyAV adds an empty one at the end; empty ones within an AVI file repeat the frame before
+            if packet.size:
+                yield packet
+    except av.error.FFmpegError:
+        return
+
+
+def read_from_keyframe(
+    container: av.container.InputContainer, stream: av.VideoStream, clock: str, time: int, seek_time: int
+) -> Iterator[av.Packet]:
+    """Packets from the keyframe on whose `clock`, `"pts"` or `"dts"`, is `time`.
+
+    Containers seek by another clock, or to a neighbour only: where `seek_time` leads too far, a second earlier is
+    tried, then the start.
+
+    Raises:
+        UnreliableTimestampsError: there is no such keyframe.
+    """
+    second = int(1 / stream.time_base)
+    for position in (seek_time, seek_time - second, min(0, seek_time, stream.start_time or 0)):
+        try:
+            container.seek(position, stream=stream)
+        except av.error.FFmpegError:
+            continue
+        packets = read_packets(container, stream)
+        for packet in packets:
+            if packet.is_keyframe and getattr(packet, clock) is not None and getattr(packet, clock) >= time:
+                break
+        else:
+            continue
+        if getattr(packet, clock) == time:
+            yield packet
+            yield from packets
+            return
+    raise UnreliableTimestampsError(f"no keyframe at {clock} {time}")
+
+
+__all__ = ["FrameGroup", "HeaderIndex", "ScannedIndex", "UnreliableTimestampsError", "index_frames"]
