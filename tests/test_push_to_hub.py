@@ -64,6 +64,7 @@ PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
     "video_index_tubevit.py",
     "video_preprocessor_config.json",
     "video_processing_tubevit.py",
+    "video_sampling_tubevit.py",
 }
 
 USER_CARD = """---

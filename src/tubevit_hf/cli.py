@@ -13,12 +13,18 @@
 # limitations under the License.
 """The `tubevit` command."""
 
+import json
+import sys
 from math import prod
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
+from transformers import pipeline
+from transformers.utils import logging
 
 from .complexity import PARTS, count_flops, count_parameters
 from .configuration_tubevit import PRESETS, TubeViTConfig
@@ -27,6 +33,11 @@ from .configuration_tubevit import PRESETS, TubeViTConfig
 # Table 11 (parameters in millions: the image ViT, with tubes) and the results (TFLOPs of 4 x 3 views)
 PAPER = {"B": (86, 90, 0.87), "L": (307, 311, 9.53), "H": (632, 635, 17.64)}
 PAPER_VIEWS = 4 * 3
+# What is taken for a video in a folder
+VIDEO_SUFFIXES = [
+    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+]
 
 app = typer.Typer(name="tubevit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -83,6 +94,63 @@ def part_table(config: TubeViTConfig) -> Table:
         table.add_row(part, f"{parameters[part] / 1e6:.2f}", f"{flops[part] / 1e9:.2f}")
     table.add_section()
     table.add_row("all", f"{sum(parameters.values()) / 1e6:.2f}", f"{sum(flops.values()) / 1e9:.2f}")
+    return table
+
+
+@app.command()
+def predict(
+    videos: Annotated[
+        list[str], typer.Argument(metavar="VIDEO_OR_FOLDER", help="Videos (files or URLs), or folders of videos.")
+    ],
+    model: Annotated[str, typer.Option(help="Folder or repo id of a model for video classification.")],
+    top_k: Annotated[int, typer.Option(help="Labels to print for each video.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Classify videos. A video that cannot be read is reported and passed over, and the exit code is then 1."""
+    files = [file for video in videos for file in list_videos(video)]
+    logging.disable_progress_bar()
+    try:
+        classify = pipeline("video-classification", model=model)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error).splitlines()[0], param_hint="--model") from error
+
+    results = []
+    # a bar for one file, or where nobody watches, would be noise
+    for file in tqdm(files, unit="video", disable=len(files) == 1 or not sys.stderr.isatty()):
+        try:
+            results.append({"video": file, "predictions": classify(file, top_k=top_k)})
+        except ValueError as error:
+            tqdm.write(f"failed: {error}", file=sys.stderr)
+            results.append({"video": file, "error": str(error)})
+
+    if as_json:
+        print(json.dumps(results, indent=2))
+    else:
+        Console().print(prediction_table(results))
+    if any("error" in result for result in results):
+        raise typer.Exit(1)
+
+
+def list_videos(video: str) -> list[str]:
+    """The file itself, or all videos in a folder and the folders in it, sorted."""
+    if not Path(video).is_dir():
+        return [video]
+    files = sorted(str(path) for path in Path(video).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise typer.BadParameter(
+            f"{video} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}.", param_hint="VIDEO_OR_FOLDER"
+        )
+    return files
+
+
+def prediction_table(results: list[dict]) -> Table:
+    table = Table("video", "label", "score")
+    for result in results:
+        for place, prediction in enumerate(result.get("predictions", [])):
+            table.add_row("" if place else result["video"], prediction["label"], f"{prediction['score']:.3f}")
+        if "error" in result:
+            table.add_row(result["video"], "failed", "")
+        table.add_section()
     return table
 
 

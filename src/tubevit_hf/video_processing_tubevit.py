@@ -14,30 +14,66 @@
 """Video processor class for TubeViT."""
 
 import os
-from pathlib import Path
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import pad
 from transformers import BatchFeature
-from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, PILImageResampling
+from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, PILImageResampling, load_image
 from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.utils import TensorType, logging
 from transformers.video_processing_utils import BaseVideoProcessor
-from transformers.video_utils import VideoInput, VideoMetadata
+from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
 from .image_processing_tubevit import TubeViTImageProcessor
-from .video_decoding_tubevit import read_video
+from .video_decoding_tubevit import VideoDecodingError, VideoSource, read_video
+from .video_sampling_tubevit import (
+    fits,
+    frame_seconds,
+    frames_at_rate,
+    random_starts,
+    spaced_starts,
+    uniform_frames,
+    window_frames,
+)
 
+
+logger = logging.get_logger(__name__)
 
 # this file saves an image processor too, also where it runs as remote code
 TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 
+class TubeViTVideoProcessorKwargs(VideosKwargs, total=False):
+    r"""
+    frame_sampling (`str`, *optional*, defaults to `self.frame_sampling`):
+        Which frames to take: `"uniform"`, from the whole video, `num_frames` of them or `fps` a second; `"random"`,
+        `num_clips` windows at random places; `"spaced"`, `num_clips` windows evenly spaced, a single one in the
+        middle. A window has `num_frames` frames, `fps` a second or, if `fps` is `None`, each following one.
+    num_clips (`int`, *optional*, defaults to `self.num_clips`):
+        Number of windows. The clips of a video follow each other: `pixel_values` has `videos * num_clips` rows.
+    short_clips (`str`, *optional*, defaults to `self.short_clips`):
+        What to do with a video of fewer frames than asked: `"repeat"` its frames evenly; `"pad"` with zeros at the
+        end and return `frame_mask`, `(batch, num_frames)`, True for real frames; `"error"`. By default files repeat,
+        and arrays are an error.
+    """
+
+    frame_sampling: Literal["uniform", "random", "spaced"] | None
+    num_clips: int | None
+    short_clips: Literal["repeat", "pad", "error"] | None
+
+
 class TubeViTVideoProcessor(BaseVideoProcessor):
     r"""
     Prepares videos for TubeViT: samples frames, resizes the shorter side to 224 pixels, crops the centre, brings
-    values to [-1, 1], and returns `pixel_values` `(batch, num_frames, channels, height, width)`. Files are decoded
-    with PyAV.
+    values to [-1, 1], and returns `pixel_values` `(batch, num_frames, channels, height, width)`.
 
-    A file with fewer frames than `num_frames` is covered by repeating frames evenly; an array with fewer is an error.
+    A video is a file (path, http(s) URL, bytes or file object; decoded with PyAV), a list of image files, a list of
+    PIL images, or an array of 4 dimensions with values from 0 to 255. A list of them is a batch, whose videos may
+    differ in size and length.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -53,47 +89,148 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
     do_convert_rgb = True
     num_frames = 32
     do_sample_frames = True
-    model_input_names = ["pixel_values"]
+    frame_sampling = "uniform"
+    num_clips = 1
+    short_clips = None
+    valid_kwargs = TubeViTVideoProcessorKwargs
+    model_input_names = ["pixel_values", "frame_mask"]
 
-    def preprocess(self, videos: VideoInput, **kwargs: Unpack[VideosKwargs]) -> BatchFeature:
-        batch = super().preprocess(videos, **kwargs)
-        batch["pixel_values"] = batch.pop("pixel_values_videos")
-        return batch
+    def preprocess(self, videos: VideoInput, **kwargs: Unpack[TubeViTVideoProcessorKwargs]) -> BatchFeature:
+        # `fps` alone means all of the video at that rate, so the class' own `num_frames` must not stand in its way
+        if kwargs.get("fps") is not None and (kwargs.get("frame_sampling") or self.frame_sampling) == "uniform":
+            kwargs.setdefault("num_frames", None)
+        if not kwargs.get("do_sample_frames", self.do_sample_frames):
+            kwargs["num_clips"] = 1
+        return super().preprocess(videos, **kwargs)
 
     def sample_frames(
         self,
         metadata: VideoMetadata,
         num_frames: int | None = None,
         fps: int | float | None = None,
+        frame_sampling: str | None = None,
+        num_clips: int | None = None,
+        short_clips: str | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """Indices of the frames to take: `num_frames` evenly over the clip, or `fps` frames a second.
+        """Indices of the frames to take, `(num_clips * num_frames,)`; [`TubeViTVideoProcessorKwargs`] tells which.
 
         Raises:
-            ValueError: an array has fewer frames than `num_frames`, or `fps` is asked of a video of unknown rate.
+            ValueError: the arguments don't go together, `fps` is asked of a video of unknown rate, or the video has
+                too few frames and may not be repeated or padded.
         """
-        # the class' own `num_frames` must not stand in the way of a caller's `fps`
-        if fps is not None:
-            if not metadata.fps:
-                raise ValueError(
-                    f"`fps` is {fps}, but the video's own frame rate is unknown. Give it as "
-                    "`video_metadata={'fps': ..., 'total_num_frames': ...}`, or use `num_frames` instead."
-                )
-            num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
-        if num_frames is None:
-            return np.arange(metadata.total_num_frames)
+        frame_sampling = frame_sampling or self.frame_sampling
+        num_clips = self.num_clips if num_clips is None else num_clips
+        for name, value in {"num_frames": num_frames, "fps": fps, "num_clips": num_clips}.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {value}.")
         is_file = metadata.video_backend is not None
-        if num_frames > metadata.total_num_frames and not is_file:
-            raise ValueError(
-                f"The video has {metadata.total_num_frames} frames, but `num_frames` is {num_frames}. Lower "
-                "`num_frames`, repeat frames, or set `do_sample_frames=False`."
-            )
-        return np.arange(num_frames) * metadata.total_num_frames // num_frames
+        short_clips = short_clips or self.short_clips or ("repeat" if is_file else "error")
+        total = metadata.total_num_frames
+        if total == 0:
+            raise ValueError("The video has no frames.")
+        if frame_sampling == "uniform":
+            if num_clips != 1:
+                raise ValueError(f'`num_clips` is {num_clips}; it needs `frame_sampling` "random" or "spaced".')
+            if num_frames is not None and fps is not None:
+                raise ValueError(
+                    f"`num_frames` is {num_frames} and `fps` is {fps}, which makes a window: choose its place by "
+                    '`frame_sampling` "random" or "spaced", or give only one of the two for all of the video.'
+                )
+        elif num_frames is None:
+            raise ValueError(f'`frame_sampling` "{frame_sampling}" needs `num_frames`.')
 
-    def fetch_videos(self, video_url_or_urls: str | Path | list, sample_indices_fn=None):
+        # without a rate, frames are counted instead of seconds
+        seconds, rate = (np.arange(total), 1) if fps is None else (frame_seconds(metadata), fps)
+        if num_frames is None:
+            return frames_at_rate(seconds, rate)
+        if fits(seconds, num_frames, rate):
+            if frame_sampling == "uniform":
+                return uniform_frames(total, num_frames)
+            starts = random_starts(num_clips) if frame_sampling == "random" else spaced_starts(num_clips)
+            return window_frames(seconds, num_frames, rate, starts)
+        if short_clips == "error":
+            unit = "frames" if fps is None else f"frames at {fps} a second"
+            raise ValueError(
+                f"The video has {len(frames_at_rate(seconds, rate))} {unit}, but `num_frames` is {num_frames}. Lower "
+                '`num_frames`, choose `short_clips="repeat"` or `"pad"`, or set `do_sample_frames=False`.'
+            )
+        clip = frames_at_rate(seconds, rate) if short_clips == "pad" else uniform_frames(total, num_frames)
+        return np.tile(clip, num_clips)
+
+    def fetch_videos(self, video_url_or_urls: VideoSource | list[VideoSource], sample_indices_fn=None):
+        """Decodes files: `(num_frames, 3, height, width)`, uint8, and metadata; of a list, a list of each."""
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
         return read_video(video_url_or_urls, sample_indices_fn)
+
+    def _decode_and_sample_videos(
+        self,
+        videos: VideoInput,
+        video_metadata: VideoMetadata | dict | None,
+        do_sample_frames: bool | None = None,
+        sample_indices_fn: Callable | None = None,
+    ):
+        if is_source(videos):
+            videos = [videos]
+        if isinstance(videos, (list, tuple)):
+            if all(is_source(video) for video in videos):
+                if not videos:
+                    raise ValueError("`videos` is an empty list; at least one video is needed.")
+                return self.fetch_videos(list(videos), sample_indices_fn)
+            if any(is_source(video) for video in videos):
+                raise ValueError("`videos` has files beside arrays or images; process them in separate calls.")
+            if all(is_list_of_pictures(video) for video in videos):
+                return self.load_pictures(videos, video_metadata, sample_indices_fn)
+        return super()._decode_and_sample_videos(to_rgb(videos), video_metadata, do_sample_frames, sample_indices_fn)
+
+    def load_pictures(
+        self,
+        videos: list[list[str | os.PathLike]],
+        video_metadata: VideoMetadata | dict | None,
+        sample_indices_fn: Callable | None = None,
+    ) -> tuple[list[np.ndarray], list[VideoMetadata]]:
+        """Reads videos whose frames are image files, only the sampled ones: `(num_frames, height, width, 3)` each."""
+        metadata = make_batched_metadata(videos, video_metadata)
+        arrays = []
+        for pictures, entry in zip(videos, metadata):
+            entry.video_backend = "pillow"
+            entry.frames_indices = np.arange(len(pictures)) if sample_indices_fn is None else sample_indices_fn(entry)
+            arrays.append(np.stack([read_picture(pictures[index]) for index in entry.frames_indices]))
+        return arrays, metadata
+
+    def _preprocess(
+        self,
+        videos: list[torch.Tensor],
+        num_frames: int | None = None,
+        num_clips: int | None = None,
+        short_clips: str | None = None,
+        return_tensors: str | TensorType | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        if kwargs["do_rescale"] and any(video.is_floating_point() and video.max() <= 1 for video in videos):
+            logger.warning_once(
+                "No value of a floating-point video is above 1, yet it is rescaled as if they went to 255. If they go "
+                "to 1, set `do_rescale=False`."
+            )
+        processed = super()._preprocess(videos, **kwargs)["pixel_values_videos"]
+        # (num_clips * num_frames, channels, height, width) -> num_clips of (num_frames, channels, height, width)
+        clips = [clip for video in processed for clip in video.unflatten(0, (num_clips or 1, -1))]
+        lengths = [len(clip) for clip in clips]
+        if short_clips == "pad":
+            longest = max(lengths) if num_frames is None else max(num_frames, *lengths)
+            data = {
+                "pixel_values": [pad(clip, (0, 0) * 3 + (0, longest - len(clip))) for clip in clips],
+                "frame_mask": [torch.arange(longest, device=clip.device) < len(clip) for clip in clips],
+            }
+        elif return_tensors is not None and len(set(lengths)) > 1:
+            raise ValueError(
+                f"The videos have {', '.join(map(str, lengths))} frames, which make no tensor. Sample the same number "
+                'with `num_frames`, or choose `short_clips="pad"`.'
+            )
+        else:
+            data = {"pixel_values": clips}
+        return BatchFeature(data, tensor_type=return_tensors)
 
     def to_image_processor(self) -> TubeViTImageProcessor:
         """The image processor with the same settings."""
@@ -106,6 +243,31 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         save_directory = os.fspath(save_directory)  # transformers itself takes no Path when it pushes
         self.to_image_processor().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def is_source(video: object) -> bool:
+    """Whether it is a file to decode: a path, a URL, bytes or a file object."""
+    return isinstance(video, (str, os.PathLike, bytes)) or hasattr(video, "read")
+
+
+def is_list_of_pictures(video: object) -> bool:
+    is_list = isinstance(video, (list, tuple)) and len(video) > 0
+    return is_list and all(isinstance(frame, (str, os.PathLike)) for frame in video)
+
+
+def read_picture(path: str | os.PathLike) -> np.ndarray:
+    """`(height, width, 3)`, uint8."""
+    try:
+        return np.asarray(load_image(os.fspath(path)))
+    except (OSError, ValueError) as error:
+        raise VideoDecodingError(f"{path}: it is no image that Pillow can read ({error}).") from error
+
+
+def to_rgb(videos: object) -> object:
+    """Converts PIL images, also in nested lists: those of other modes have no three channels."""
+    if isinstance(videos, (list, tuple)):
+        return [to_rgb(video) for video in videos]
+    return videos.convert("RGB") if isinstance(videos, Image.Image) else videos
 
 
 __all__ = ["TubeViTVideoProcessor"]
