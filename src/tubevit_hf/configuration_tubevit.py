@@ -139,6 +139,10 @@ class TubeViTConfig(PreTrainedConfig):
             learned table in space for each tube of kernel time 1, `"tube_center"` for the others; `"none"`.
         position_embedding_scale (`float`, defaults to 1.0):
             Factor on the sine-cosine embeddings.
+        position_embedding_resize (`str`, defaults to `"bicubic"`):
+            How learned tables are brought to other sizes in space: `"bicubic"`, `"bicubic_antialias"` (as timm does),
+            `"bicubic_corners"` or `"bilinear_corners"` (which keep the corners in place, as torchvision and Google's
+            code do).
 
     Example:
 
@@ -178,6 +182,9 @@ class TubeViTConfig(PreTrainedConfig):
     base_kernel_size: list[int] | tuple[int, ...] = (8, 8, 8)
     position_embedding_type: Literal["tube_center", "tube_index", "learned", "pretrained", "none"] = "tube_center"
     position_embedding_scale: float | int = 1.0
+    position_embedding_resize: Literal["bicubic", "bicubic_antialias", "bicubic_corners", "bilinear_corners"] = (
+        "bicubic"
+    )
 
     def __post_init__(self, **kwargs):
         # JSON knows lists only: what is saved and what is loaded must be the same

@@ -205,7 +205,8 @@ class TubeViTEmbeddings(nn.Module):
     def positions(self, index: int, grid: Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
         """Position embeddings of tube `index`: `(1, t * h * w, hidden_size)`, in `dtype`; `None` for `"none"`."""
         if str(index) in self.position_embeddings:
-            return resize_positions(self.position_embeddings[str(index)], grid).to(dtype)
+            table = self.position_embeddings[str(index)]
+            return resize_positions(table, grid, self.config.position_embedding_resize).to(dtype)
         kind = self.config.position_embedding_type
         if kind == "none":
             return None
@@ -221,11 +222,20 @@ class TubeViTEmbeddings(nn.Module):
         return table[None].to(dtype)
 
 
-def resize_positions(table: torch.Tensor, grid: Size) -> torch.Tensor:
+# how ViT libraries resize their position tables, by `position_embedding_resize`
+RESIZE_ARGUMENTS = {
+    "bicubic": {"mode": "bicubic", "align_corners": False},
+    "bicubic_antialias": {"mode": "bicubic", "align_corners": False, "antialias": True},
+    "bicubic_corners": {"mode": "bicubic", "align_corners": True},
+    "bilinear_corners": {"mode": "bilinear", "align_corners": True},
+}
+
+
+def resize_positions(table: torch.Tensor, grid: Size, resize: str) -> torch.Tensor:
     """Brings a learned position table to a grid: `(1, [t,] h, w, hidden_size) -> (1, t * h * w, hidden_size)`.
 
-    Bicubic in space. In time by index, the last step repeated: to interpolate there would give a padded clip other
-    positions than the unpadded one. A table without a time axis is the same at every step.
+    In space as `resize` says. In time by index, the last step repeated: to interpolate there would give a padded clip
+    other positions than the unpadded one. A table without a time axis is the same at every step.
     """
     steps, height, width = grid
     if table.ndim == 4:
@@ -234,7 +244,7 @@ def resize_positions(table: torch.Tensor, grid: Size) -> torch.Tensor:
     if table.shape[2:4] != (height, width):
         exact = torch.promote_types(table.dtype, torch.float32)
         channels_first = table[0].permute(0, 3, 1, 2).to(exact)  # (t, hidden_size, h, w)
-        resized = nn.functional.interpolate(channels_first, size=(height, width), mode="bicubic", align_corners=False)
+        resized = nn.functional.interpolate(channels_first, size=(height, width), **RESIZE_ARGUMENTS[resize])
         table = resized.permute(0, 2, 3, 1)[None]
     return table.flatten(1, 3)
 

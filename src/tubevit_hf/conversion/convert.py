@@ -1,0 +1,346 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""An image ViT becomes a TubeViT."""
+
+import os
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..complexity import count_flops
+from ..configuration_tubevit import TubeViTConfig
+from ..modeling_tubevit import TubeViTForImageClassification, TubeViTModel, TubeViTPreTrainedModel, resize_positions
+from ..tubes_tubevit import resolve_tubes
+from .report import ConversionReport
+from .sources import ConversionError, SourceViT, first_line, read_source
+from .tubes import default_tubes, find_patch, inflate_kernel, widen
+
+
+def convert_vit(
+    source: str | os.PathLike,
+    *,
+    positions: str = "pretrained",
+    tubes: list[dict[str, Any]] | None = None,
+    new_tubes: str = "inflated",
+    tubes_from: str | os.PathLike | None = None,
+    num_frames: int = 32,
+    keep_classifier: bool = True,
+    num_attention_heads: int | None = None,
+    allow_pickle: bool = False,
+) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
+    """Makes a TubeViT of an image ViT: its patch embedding becomes the tube that reads single frames, and its encoder,
+    norms and prefix tokens come over, so that images give what they gave before. Further tubes read videos.
+
+    Args:
+        source: folder or repo id of a ViT of transformers or timm, or a file of timm, torchvision or Google (.npz).
+        positions: `"pretrained"`: the source's position table for the patches, sine-cosine at the amplitude of that
+            table for the other tubes; `"tube_center"`: the paper's sine-cosine for all.
+        tubes: as in [`TubeViTConfig`]; one of them must be the source's patch, `[1, h, w]` at a stride of
+            `[any, h, w]`. By default Table 12's shapes without space-to-depth.
+        new_tubes: how the other kernels begin: `"inflated"` from the patch kernel, or `"random"`.
+        tubes_from: folder or repo id of a TubeViT whose tubes and kernels are taken instead of the two above. If it
+            is narrower, more neighbours are concatenated by space-to-depth.
+        num_frames: native length of a clip.
+        keep_classifier: whether the head comes along, if there is one.
+        num_attention_heads: for files that do not tell; by default that of the usual ViT of their width.
+        allow_pickle: whether a pickled file may be read.
+
+    Returns:
+        A [`TubeViTForImageClassification`] if a classifier came along, else a [`TubeViTModel`]; and the report.
+
+    Raises:
+        ConversionError: the source is no ViT, TubeViT cannot express it, or the tubes do not suit it.
+    """
+    return convert(
+        read_source(source, keep_classifier, num_attention_heads, allow_pickle),
+        positions=positions,
+        tubes=tubes,
+        new_tubes=new_tubes,
+        tubes_from=tubes_from,
+        num_frames=num_frames,
+    )
+
+
+def scale_up(
+    image_model: str | os.PathLike,
+    tubes_from: str | os.PathLike,
+    *,
+    gate_layer: int,
+    positions: str = "pretrained",
+    num_frames: int = 32,
+    keep_classifier: bool = True,
+    num_attention_heads: int | None = None,
+    allow_pickle: bool = False,
+) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
+    """Image-to-video scaling (Section 3.6): a large image ViT gets the tubes of a small trained TubeViT. Everything
+    before `gate_layer` is frozen, and there the tokens come in again through a gate that begins at zero (Eq. 8).
+
+    Args:
+        image_model: the image ViT, as in [`convert_vit`].
+        tubes_from: folder or repo id of the TubeViT whose tubes are taken.
+        gate_layer: 0-based; 26 of ViT-H's 32 layers in the paper.
+        positions, num_frames, keep_classifier, num_attention_heads, allow_pickle: as in [`convert_vit`].
+
+    Returns, raises: as [`convert_vit`].
+    """
+    vit = read_source(image_model, keep_classifier, num_attention_heads, allow_pickle)
+    num_layers = vit.settings["num_hidden_layers"]
+    if not 0 <= gate_layer < num_layers:
+        raise ConversionError(
+            f"`gate_layer` must be from 0 to {num_layers - 1}, the layers of {vit.name}, got {gate_layer}."
+        )
+    vit.settings |= {"gate_layer": gate_layer, "freeze_before": gate_layer}
+    return convert(vit, positions=positions, tubes_from=tubes_from, num_frames=num_frames)
+
+
+def convert(
+    vit: SourceViT,
+    *,
+    positions: str,
+    tubes: list[dict[str, Any]] | None = None,
+    new_tubes: str = "inflated",
+    tubes_from: str | os.PathLike | None = None,
+    num_frames: int,
+) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
+    if positions not in ("pretrained", "tube_center"):
+        raise ConversionError(f'`positions` must be "pretrained" or "tube_center", got {positions!r}.')
+    if new_tubes not in ("inflated", "random"):
+        raise ConversionError(f'`new_tubes` must be "inflated" or "random", got {new_tubes!r}.')
+    if tubes_from is not None and tubes is not None:
+        raise ConversionError("`tubes_from` brings its own tubes; give it or `tubes`, not both.")
+
+    if "classifier.weight" in vit.tensors and "cls_token" not in vit.tensors:
+        raise ConversionError(
+            f"{vit.name}: its classifier does not read a CLS token. Leave it behind with `keep_classifier=False` "
+            "(`--no-classifier`)."
+        )
+    report = ConversionReport(vit.name, vit.family.name, dropped=dict(vit.dropped))
+    kernels = {}
+    if tubes_from is not None:
+        tubes, kernels = take_tubes(tubes_from, vit, report)
+    config = make_config(vit, positions, tubes or default_tubes(vit.patch_size), num_frames)
+
+    tensors = gather_tensors(vit, config, report)
+    patch = find_patch(config.resolved_tubes, vit.patch_size)
+    for index, tube in enumerate(config.resolved_tubes):
+        key = f"embeddings.tubes.{index}"
+        if index in kernels:
+            tensors[f"{key}.weight"], tensors[f"{key}.bias"] = kernels[index]
+            report.made |= dict.fromkeys((f"{key}.weight", f"{key}.bias"), f"the same kernel as in {tubes_from}")
+        elif index != patch and new_tubes == "inflated":
+            if tube.out_channels != config.hidden_size:
+                raise ConversionError(
+                    f"`tubes[{index}]` has space-to-depth: its kernel makes part of a token, the patch kernel a whole "
+                    'one. Use `new_tubes="random"` (`--new-tubes random`) or `tubes_from`.'
+                )
+            tensors[f"{key}.weight"] = inflate_kernel(vit.tensors["patch.weight"], tube.kernel_size)
+            tensors[f"{key}.bias"] = tensors[f"embeddings.tubes.{patch}.bias"].clone()
+            report.made |= dict.fromkeys((f"{key}.weight", f"{key}.bias"), "inflated from the patch embedding")
+    model_class = TubeViTForImageClassification if "classifier.weight" in tensors else TubeViTModel
+    model = build_model(model_class, config, tensors, report)
+    finish_report(report, vit, model)
+    return model, report
+
+
+def make_config(vit: SourceViT, positions: str, tubes: list[dict[str, Any]], num_frames: int) -> TubeViTConfig:
+    settings = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, **vit.settings}
+    if "classifier.weight" in vit.tensors:
+        settings.setdefault("num_labels", len(vit.tensors["classifier.weight"]))
+    if "id2label" in settings:
+        settings.pop("num_labels", None)
+        settings["label2id"] = {label: index for index, label in settings["id2label"].items()}
+    find_patch(resolve_tubes(tubes, settings["hidden_size"]), vit.patch_size)
+    # a sine has an rms of 1 / sqrt(2), many times that of a trained table, and would drown what the tokens carry
+    table = patch_positions(vit)[1]
+    scale = float(table.float().square().mean().sqrt()) * 2**0.5
+    return TubeViTConfig(
+        **settings,
+        tubes=tubes,
+        num_frames=num_frames,
+        pooling_type="cls" if settings["use_cls_token"] else "attention",
+        position_embedding_type=positions,
+        position_embedding_scale=scale,
+        position_embedding_resize=vit.family.position_resize,
+    )
+
+
+def patch_positions(vit: SourceViT) -> tuple[torch.Tensor, torch.Tensor]:
+    """The position table, split into the rows of the prefix tokens and `(1, h, w, hidden_size)` of the patches."""
+    table = vit.tensors["positions"].reshape(-1, vit.settings["hidden_size"])
+    rows, columns = (size // patch for size, patch in zip(vit.settings["image_size"], vit.patch_size))
+    num_prefix = len(table) - rows * columns
+    num_tokens = int(vit.settings["use_cls_token"]) + vit.settings["num_register_tokens"]
+    # registers often have no positions
+    if num_prefix not in (0, int(vit.settings["use_cls_token"]), num_tokens):
+        raise ConversionError(
+            f"{vit.name}: a position table of {len(table)} rows does not fit {rows}x{columns} patches and "
+            f"{num_tokens} other token(s)."
+        )
+    return table[:num_prefix], table[num_prefix:].reshape(1, rows, columns, -1)
+
+
+def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionReport) -> dict[str, torch.Tensor]:
+    """All that comes from the source, by key of a `TubeViTModel` (and of the classifier), noted in the report."""
+    tensors = {}
+
+    def add(target: str, tensor: torch.Tensor, *origins: str, how: str | None = None) -> None:
+        tensors[target] = tensor
+        for origin in origins:
+            report.used.setdefault(vit.origins[origin], []).append(target)
+        if how is None:
+            report.copied[target] = vit.origins[origins[0]]
+        else:
+            report.made[target] = how
+
+    patch = find_patch(config.resolved_tubes, vit.patch_size)
+    for name, tensor in vit.tensors.items():
+        layer, _, kind = name.rpartition(".qkv.")
+        if layer:
+            for part, projection in zip(tensor.chunk(3), ("q_proj", "k_proj", "v_proj")):
+                add(f"{layer}.{projection}.{kind}", part, name, how="a third of the source's projection")
+        elif name == "patch.weight":
+            # (hidden_size, channels, h, w) -> (hidden_size, channels, 1, h, w)
+            add(f"embeddings.tubes.{patch}.weight", tensor[:, :, None], name)
+        elif name == "patch.bias":
+            add(f"embeddings.tubes.{patch}.bias", tensor, name)
+        elif name.startswith("pre_layernorm."):
+            add(f"embeddings.{name.removeprefix('pre_')}", tensor, name)
+        elif name.startswith(("layers.", "layernorm.", "classifier.")):
+            add(name, tensor, name)
+    if "patch.bias" not in vit.tensors:
+        bias = tensors["layernorm.weight"].new_zeros(config.hidden_size)
+        add(f"embeddings.tubes.{patch}.bias", bias, how="zero, as the source has none")
+
+    of_prefix, of_patches = patch_positions(vit)
+    names = [name for name in ("cls_token", "dist_token", "register_tokens") if name in vit.tensors]
+    if names:
+        prefix = torch.cat([vit.tensors[name].reshape(-1, config.hidden_size) for name in names])
+        prefix = prefix + nn.functional.pad(of_prefix, (0, 0, 0, len(prefix) - len(of_prefix)))
+        num_cls = int(config.use_cls_token)
+        origins = (*names, "positions") if len(of_prefix) else names
+        if num_cls:
+            add("embeddings.cls_token", prefix[None, :1], "cls_token", *origins[-1:], how="the token and its position")
+        if len(prefix) > num_cls:
+            how = "the source's distillation and register tokens, with their positions"
+            add("embeddings.register_tokens", prefix[None, num_cls:], *origins[num_cls:], how=how)
+    if config.position_embedding_type == "tube_center":
+        if "positions" in vit.tensors:
+            report.dropped[vit.origins["positions"]] = "its patches' rows make way for sine-cosine positions"
+    else:
+        for index, tube in enumerate(config.resolved_tubes):
+            shape = config.position_table_shape(tube)
+            if shape is None:
+                continue
+            key = f"embeddings.position_embeddings.{index}"
+            if shape == of_patches.shape:
+                add(key, of_patches, "positions", how="the patches' rows of the position table")
+            else:
+                table = resize_positions(of_patches, (1, *shape[1:3]), config.position_embedding_resize)
+                add(key, table.reshape(shape), "positions", how="the position table, resized")
+    return tensors
+
+
+def take_tubes(
+    tubes_from: str | os.PathLike, vit: SourceViT, report: ConversionReport
+) -> tuple[list[dict[str, Any]], dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Tubes of another TubeViT for the source's width, with kernel and bias of each but the patch."""
+    name = os.fspath(tubes_from)
+    try:
+        small = TubeViTModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{name}: it is no TubeViT that can be read ({first_line(error)}).") from error
+    width, num_channels = vit.settings["hidden_size"], vit.settings["num_channels"]
+    if small.config.num_channels != num_channels:
+        raise ConversionError(
+            f"{name}: its tubes have {small.config.num_channels} channels, the source {num_channels}."
+        )
+    tubes, kernels = [], {}
+    for tube, embedding in zip(small.config.resolved_tubes, small.embeddings.tubes):
+        if tube.kernel_size[0] == 1:
+            report.notes.append(f"The tube {list(tube.kernel_size)} of {name} makes way for the source's patches.")
+            continue
+        wide = widen(tube, width)
+        base_kernel = small.embeddings.base_kernel
+        weight = embedding.weight if base_kernel is None else embedding.resize_kernel(base_kernel)
+        kernels[len(tubes)] = weight.detach(), embedding.bias.detach()
+        tubes.append(wide)
+        num_neighbours = prod(wide["space_to_depth"])
+        concatenated = num_neighbours * tube.out_channels
+        report.notes.append(
+            f"The tube {list(tube.kernel_size)} of {name} concatenates {num_neighbours} neighbours "
+            f"({'x'.join(map(str, wide['space_to_depth']))}) of {tube.out_channels} channels"
+            + (f", cut from {concatenated} to {width}." if concatenated > width else ".")
+        )
+    return [*tubes, default_tubes(vit.patch_size)[-1]], kernels
+
+
+def build_model(
+    model_class: type[TubeViTPreTrainedModel],
+    config: TubeViTConfig,
+    tensors: dict[str, torch.Tensor],
+    report: ConversionReport,
+) -> TubeViTPreTrainedModel:
+    """A model that holds the given tensors themselves, without a copy, and initial weights for the rest."""
+    with torch.device("meta"):
+        model = model_class(config)
+    prefix = "" if model_class is TubeViTModel else f"{model.base_model_prefix}."
+    tensors = {key if key.startswith("classifier.") else prefix + key: tensor for key, tensor in tensors.items()}
+    dtype = tensors[f"{prefix}layernorm.weight"].dtype
+    for key, parameter in model.state_dict().items():
+        if key not in tensors:
+            tensors[key] = torch.empty_like(parameter, device="cpu")
+            report.new[key.removeprefix(prefix)] = "zero" if key.endswith(".gate") else "random"
+    new = {prefix + key for key in report.new}
+    model.load_state_dict(
+        {key: tensor.detach().to(dtype).contiguous() for key, tensor in tensors.items()}, assign=True
+    )
+    for key, parameter in model.named_parameters():
+        # what transformers' own loader notes, so that the initialisation passes over it
+        parameter._is_hf_initialized = key not in new
+    model.initialize_weights()
+    model.freeze_before(config.freeze_before)
+    return model.eval()
+
+
+def finish_report(report: ConversionReport, vit: SourceViT, model: TubeViTPreTrainedModel) -> None:
+    """Adds the numbers, and makes sure that nothing is unaccounted for."""
+    config = model.config
+    prefix = "" if isinstance(model, TubeViTModel) else f"{model.base_model_prefix}."
+    targets = [key.removeprefix(prefix) for key in model.state_dict()]
+    accounted = [*report.copied, *report.made, *report.new]
+    if sorted(targets) != sorted(accounted):
+        raise RuntimeError(f"parameters without an account: {set(targets) ^ set(accounted)}")
+    unused = set(vit.origins.values()) - report.used.keys() - report.dropped.keys()
+    if unused:
+        raise RuntimeError(f"source parameters without an account: {unused}")
+    report.parameters = {
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "frozen": sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad),
+    }
+    patch = find_patch(config.resolved_tubes, vit.patch_size)
+    # the source is a TubeViT of nothing but its patches, whose pooling costs nothing
+    before = TubeViTConfig(**{**config.to_dict(), "tubes": [config.tubes[patch]], "pooling_type": "mean"})
+    image = (1, *config.native_size[1:])
+    for name, its_config, size in (
+        ("image, before", before, image),
+        ("image, after", config, image),
+        ("video, after", config, config.native_size),
+    ):
+        flops = count_flops(its_config, size)
+        if isinstance(model, TubeViTModel):
+            flops.pop("head")
+        report.tokens[name] = its_config.num_tokens(*size)
+        report.flops[name] = sum(flops.values())

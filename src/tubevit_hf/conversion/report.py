@@ -1,0 +1,89 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a conversion did with every parameter."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+REPORT_NAME = "conversion_report.json"
+
+
+@dataclass
+class ConversionReport:
+    """What became of every parameter of the source, and whence every parameter of the TubeViT comes.
+
+    Args:
+        source: path or repo id.
+        family: library or kind of ViT.
+        used: source key -> keys of the TubeViT that it went into.
+        dropped: source key -> reason.
+        copied: key of the TubeViT -> source key.
+        made: key of the TubeViT -> how it was computed from the source.
+        new: key of the TubeViT -> how it was initialised.
+        notes: decisions that a user should know.
+        parameters: `"trainable"` and `"frozen"`, in numbers.
+        tokens: `"image, before"`, `"image, after"`, `"video, after"`.
+        flops: the same keys, floating-point operations of a forward pass.
+    """
+
+    source: str
+    family: str
+    used: dict[str, list[str]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    copied: dict[str, str] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    new: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    parameters: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        Path(folder, REPORT_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    def print(self, console: Console | None = None) -> None:
+        console = console or Console()
+        table = Table("parameters", "number", "which", title=f"{self.source} ({self.family})")
+        table.add_row("copied", str(len(self.copied)), "")
+        for title, keys in (("made", self.made), ("new", self.new), ("dropped", self.dropped)):
+            for how, group in group_by_value(keys).items():
+                table.add_row(title, str(len(group)), f"{abbreviate(group)}: {how}")
+        console.print(table)
+        table = Table("", "tokens", "GFLOPs")
+        for name, count in self.tokens.items():
+            table.add_row(name, f"{count:,}", f"{self.flops[name] / 1e9:.2f}")
+        console.print(table)
+        console.print(
+            f"{self.parameters['trainable'] / 1e6:.2f} M parameters to train, "
+            f"{self.parameters['frozen'] / 1e6:.2f} M frozen.",
+            highlight=False,
+        )
+        for note in self.notes:
+            console.print(f"Note: {note}", highlight=False)
+
+
+def group_by_value(items: dict[str, str]) -> dict[str, list[str]]:
+    groups = {}
+    for key, value in items.items():
+        groups.setdefault(value, []).append(key)
+    return groups
+
+
+def abbreviate(keys: list[str]) -> str:
+    return ", ".join(keys) if len(keys) <= 3 else f"{keys[0]}, ..., {keys[-1]}"

@@ -1,0 +1,108 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Kernels of the tubes that a converted ViT gets for videos."""
+
+from itertools import product
+from math import prod
+
+import torch
+from torch import nn
+
+from ..configuration_tubevit import TABLE_12_TUBES
+from ..tubes_tubevit import Size, Tube
+from .sources import ConversionError
+
+
+def default_tubes(patch_size: tuple[int, int]) -> list[dict]:
+    """Table 12's shapes without space-to-depth, with the source's patch in place of its own."""
+    tubes = [{**tube, "space_to_depth": 1} for tube in TABLE_12_TUBES[:-1]]
+    patch = TABLE_12_TUBES[-1]
+    stride = [patch["stride"][0], *patch_size]
+    return [*tubes, {"kernel_size": [1, *patch_size], "stride": stride}]
+
+
+def find_patch(tubes: tuple[Tube, ...], patch_size: tuple[int, int]) -> int:
+    """Index of the tube that is the source's patch embedding.
+
+    Raises:
+        ConversionError: there is none.
+    """
+    for index, tube in enumerate(tubes):
+        is_plain = prod(tube.space_to_depth) == 1 and tube.offset == (0, 0, 0)
+        if is_plain and tube.kernel_size == (1, *patch_size) and tube.stride[1:] == patch_size:
+            return index
+    height, width = patch_size
+    raise ConversionError(
+        f"None of the `tubes` is the source's patch embedding: kernel [1, {height}, {width}] at a stride of "
+        f"[any, {height}, {width}], without offset or space-to-depth."
+    )
+
+
+def inflate_kernel(patch_kernel: torch.Tensor, kernel_size: Size) -> torch.Tensor:
+    """A tube's kernel that gives, on a still clip, the patch embedding of what it sees, resized to the patch's size.
+
+    Resizing an image is a linear map; its transpose, applied to the patch kernel, resizes the kernel such that the
+    token is exactly that of the resized region, in direction and scale. Every frame has its equal share in it.
+
+    Args:
+        patch_kernel: `(hidden_size, channels, h, w)`.
+        kernel_size: of the tube.
+
+    Returns:
+        `(hidden_size, channels, *kernel_size)`.
+    """
+    num_frames, *size = kernel_size
+    rows, columns = (
+        resize_matrix(length, patch_length).to(patch_kernel)
+        for length, patch_length in zip(size, patch_kernel.shape[-2:])
+    )
+    # patch axes (p, q), tube axes (h, w)
+    kernel = torch.einsum("dcpq,hp,wq->dchw", patch_kernel, rows, columns)
+    return (kernel / num_frames)[:, :, None].repeat(1, 1, num_frames, 1, 1)
+
+
+def resize_matrix(length: int, new_length: int) -> torch.Tensor:
+    """Linear resizing of a row of pixels, `(length, new_length)`; antialiased where it shrinks."""
+    identity = torch.eye(length)[None, :, :, None]  # a batch of one, `length` channels of `length` pixels
+    size = (new_length, 1)
+    return nn.functional.interpolate(identity, size=size, mode="bilinear", antialias=True, align_corners=False)[
+        0, ..., 0
+    ]
+
+
+def widen(tube: Tube, hidden_size: int) -> dict:
+    """The same kernel for a wider encoder: more of its neighbouring outputs are concatenated (Section 3.6).
+
+    The fewest neighbours that reach the width are taken; of equally many, those that are nearest to a cube, then a
+    square. What exceeds the width is cut by the model.
+
+    Raises:
+        ConversionError: no number of neighbours reaches the width, since each factor must divide the stride.
+    """
+    options = []
+    for factors in product(*(divisors(step // done) for step, done in zip(tube.stride, tube.space_to_depth))):
+        space_to_depth = [done * factor for done, factor in zip(tube.space_to_depth, factors)]
+        if prod(space_to_depth) * tube.out_channels >= hidden_size:
+            _, height, width = factors
+            options.append((prod(factors), max(factors), abs(height - width), space_to_depth))
+    if not options:
+        raise ConversionError(
+            f"The tube {list(tube.kernel_size)} has {tube.out_channels} channels, and no space-to-depth that divides "
+            f"its stride {list(tube.stride)} brings it to a width of {hidden_size}."
+        )
+    return {**tube.to_dict(), "space_to_depth": min(options)[-1]}
+
+
+def divisors(number: int) -> list[int]:
+    return [factor for factor in range(1, number + 1) if number % factor == 0]
