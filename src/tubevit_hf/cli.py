@@ -15,6 +15,9 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +31,8 @@ from transformers.utils import logging
 
 from .complexity import PARTS, count_flops, count_parameters
 from .configuration_tubevit import PRESETS, TubeViTConfig
+from .conversion import convert_vit, save_converted, scale_up
+from .conversion.save import check_folder
 
 
 # Table 11 (parameters in millions: the image ViT, with tubes) and the results (TFLOPs of 4 x 3 views)
@@ -38,6 +43,17 @@ VIDEO_SUFFIXES = [
     *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
     *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 ]
+
+
+class Positions(str, Enum):
+    PRETRAINED = "pretrained"
+    TUBE_CENTER = "tube_center"
+
+
+class NewTubes(str, Enum):
+    INFLATED = "inflated"
+    RANDOM = "random"
+
 
 app = typer.Typer(name="tubevit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -95,6 +111,99 @@ def part_table(config: TubeViTConfig) -> Table:
     table.add_section()
     table.add_row("all", f"{sum(parameters.values()) / 1e6:.2f}", f"{sum(flops.values()) / 1e9:.2f}")
     return table
+
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="ViT of transformers or timm (folder or repo id), or a file of weights."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+PositionsOption = Annotated[
+    Positions, typer.Option(help="Keep the source's position table for patches, or sine-cosine for all tokens.")
+]
+FramesOption = Annotated[int, typer.Option(help="Frames of a clip.", min=1)]
+HeadsOption = Annotated[int | None, typer.Option(help="Attention heads, for files that do not tell.", min=1)]
+ClassifierOption = Annotated[bool, typer.Option(help="Whether the head comes along, if there is one.")]
+PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Read a pickled file that you trust.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+
+
+@app.command()
+def convert(
+    source: SourceArgument,
+    out: OutOption,
+    positions: PositionsOption = Positions.PRETRAINED,
+    new_tubes: Annotated[NewTubes, typer.Option(help="How the kernels of the tubes for videos begin.")] = (
+        NewTubes.INFLATED
+    ),
+    tubes: Annotated[Path | None, typer.Option(help="JSON file with a list of tubes. Default: Table 12's shapes.")] = (
+        None
+    ),
+    tubes_from: Annotated[str | None, typer.Option(help="TubeViT whose tubes and kernels are taken instead.")] = None,
+    num_frames: FramesOption = 32,
+    classifier: ClassifierOption = True,
+    num_attention_heads: HeadsOption = None,
+    allow_pickle: PickleOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Make a TubeViT of an image ViT; images give what they gave before."""
+    with one_line_errors():
+        check_folder(out, overwrite)
+        model, report = convert_vit(
+            source,
+            positions=positions.value,
+            tubes=None if tubes is None else json.loads(tubes.read_text(encoding="utf-8")),
+            new_tubes=new_tubes.value,
+            tubes_from=tubes_from,
+            num_frames=num_frames,
+            keep_classifier=classifier,
+            num_attention_heads=num_attention_heads,
+            allow_pickle=allow_pickle,
+        )
+        save_converted(model, report, out, overwrite)
+    report.print()
+
+
+@app.command("scale-up")
+def scale_up_command(
+    image_model: Annotated[str, typer.Option(help="The large image ViT: folder, repo id or file of weights.")],
+    tubes_from: Annotated[str, typer.Option(help="The small trained TubeViT: folder or repo id.")],
+    gate_layer: Annotated[int, typer.Option(help="0-based layer of the gate; all before it is frozen.", min=0)],
+    out: OutOption,
+    positions: PositionsOption = Positions.PRETRAINED,
+    num_frames: FramesOption = 32,
+    classifier: ClassifierOption = True,
+    num_attention_heads: HeadsOption = None,
+    allow_pickle: PickleOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Give a large image ViT the tubes of a small TubeViT, mostly frozen, with a gate (Section 3.6 of the paper)."""
+    with one_line_errors():
+        check_folder(out, overwrite)
+        model, report = scale_up(
+            image_model,
+            tubes_from,
+            gate_layer=gate_layer,
+            positions=positions.value,
+            num_frames=num_frames,
+            keep_classifier=classifier,
+            num_attention_heads=num_attention_heads,
+            allow_pickle=allow_pickle,
+        )
+        save_converted(model, report, out, overwrite)
+    report.print()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends with exit code 2 and one line for what a user can mend."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # the conversion's own report tells more of what was loaded
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(2) from error
 
 
 @app.command()

@@ -15,7 +15,8 @@
 
 from .convert import convert_vit, scale_up
 from .report import ConversionReport
+from .save import save_converted
 from .sources import ConversionError
 
 
-__all__ = ["ConversionError", "ConversionReport", "convert_vit", "scale_up"]
+__all__ = ["ConversionError", "ConversionReport", "convert_vit", "save_converted", "scale_up"]

@@ -127,7 +127,14 @@ def convert(
             f"{vit.name}: its classifier does not read a CLS token. Leave it behind with `keep_classifier=False` "
             "(`--no-classifier`)."
         )
-    report = ConversionReport(vit.name, vit.family.name, dropped=dict(vit.dropped))
+    report = ConversionReport(
+        vit.name, vit.family.name, dropped=dict(vit.dropped), preprocessing=make_preprocessing(vit)
+    )
+    if not {"image_mean", "image_std"} <= vit.preprocessing.keys():
+        report.notes.append(
+            "The source does not tell how its images are normalised; to [-1, 1] is assumed. If it was otherwise, set "
+            "`image_mean` and `image_std` in preprocessor_config.json and video_preprocessor_config.json."
+        )
     kernels = {}
     if tubes_from is not None:
         tubes, kernels = take_tubes(tubes_from, vit, report)
@@ -175,6 +182,15 @@ def make_config(vit: SourceViT, positions: str, tubes: list[dict[str, Any]], num
         position_embedding_scale=scale,
         position_embedding_resize=vit.family.position_resize,
     )
+
+
+def make_preprocessing(vit: SourceViT) -> dict[str, Any]:
+    """The source's own preprocessing; where it is unknown, the shorter side is resized and the centre is cropped."""
+    height, width = vit.settings["image_size"]
+    crop_size = {"height": height, "width": width}
+    if "size" in vit.preprocessing:
+        return {"do_center_crop": False, "crop_size": crop_size, **vit.preprocessing}
+    return {"size": {"shortest_edge": min(height, width)}, "crop_size": crop_size, **vit.preprocessing}
 
 
 def patch_positions(vit: SourceViT) -> tuple[torch.Tensor, torch.Tensor]:
@@ -266,6 +282,11 @@ def take_tubes(
     if small.config.num_channels != num_channels:
         raise ConversionError(
             f"{name}: its tubes have {small.config.num_channels} channels, the source {num_channels}."
+        )
+    if small.config.hidden_size > width:
+        raise ConversionError(
+            f"{name}: its width is {small.config.hidden_size}, the source's {width}; tubes can be made wider, not "
+            "narrower."
         )
     tubes, kernels = [], {}
     for tube, embedding in zip(small.config.resolved_tubes, small.embeddings.tubes):

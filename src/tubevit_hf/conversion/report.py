@@ -16,6 +16,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +41,7 @@ class ConversionReport:
         parameters: `"trainable"` and `"frozen"`, in numbers.
         tokens: `"image, before"`, `"image, after"`, `"video, after"`.
         flops: the same keys, floating-point operations of a forward pass.
+        preprocessing: how the source's images are prepared, as arguments of [`TubeViTVideoProcessor`].
     """
 
     source: str
@@ -53,6 +55,7 @@ class ConversionReport:
     parameters: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
         Path(folder, REPORT_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")

@@ -74,11 +74,9 @@ def inflate_kernel(patch_kernel: torch.Tensor, kernel_size: Size) -> torch.Tenso
 
 def resize_matrix(length: int, new_length: int) -> torch.Tensor:
     """Linear resizing of a row of pixels, `(length, new_length)`; antialiased where it shrinks."""
-    identity = torch.eye(length)[None, :, :, None]  # a batch of one, `length` channels of `length` pixels
-    size = (new_length, 1)
-    return nn.functional.interpolate(identity, size=size, mode="bilinear", antialias=True, align_corners=False)[
-        0, ..., 0
-    ]
+    pixels = torch.eye(length)[:, None, None]  # `length` images of a single row, each with another pixel lit
+    size = (1, new_length)
+    return nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)[:, 0, 0]
 
 
 def widen(tube: Tube, hidden_size: int) -> dict:
