@@ -127,7 +127,8 @@ class HeaderIndex:
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
         self.container, self.stream = container, stream
         entries = stream.index_entries
-        flags = np.fromiter((entry.flags for entry in entries), dtype=np.uint8, count=len(entries))
+        # two bits with a sign, so that both together are -1
+        flags = np.fromiter((entry.flags for entry in entries), dtype=np.int8, count=len(entries))
         self.num_packets = len(entries)
         self.starts = np.flatnonzero(flags & KEYFRAME)
         # number of shown packets before each one, and at the end of all
