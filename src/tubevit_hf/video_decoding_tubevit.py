@@ -14,12 +14,15 @@
 """Video decoding with PyAV, whose wheels carry FFmpeg: nothing else has to be installed."""
 
 import contextlib
+import http
 import http.client
 import io
 import os
 import shutil
 import stat
 import tempfile
+import traceback
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +54,8 @@ DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 NETWORK_TIMEOUT = 30.0
 # Decoding this many frames that nobody asked for takes about as long as seeking past them
 SEEK_COST = 4
+# Packets after which a decoder of many threads has given a frame, whatever comes
+PATIENCE = 64
 # Codecs where no other frame needs one that is marked as no reference, so that it is decoded only if it is wanted. (In
 # HEVC, frames of a higher temporal layer may need it.)
 CODECS_THAT_SKIP = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
@@ -153,18 +158,23 @@ class VideoReader:
 
     def close(self) -> None:
         self.resources.close()
+        self.metadata.all_frame_seconds = None
 
     @contextlib.contextmanager
     def naming_errors(self) -> Iterator[None]:
         try:
             yield
-        except VideoDecodingError as error:
-            raise VideoDecodingError(f"{self.name}: {error}") from error.__cause__
-        except av.error.FFmpegError as error:
-            raise VideoDecodingError(f"{self.name}: FFmpeg cannot read it ({error.strerror}).") from error
-        except (OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise VideoDecodingError(f"{self.name}: it cannot be read ({cause}).") from error
+        except (VideoDecodingError, av.error.FFmpegError, OSError, http.client.HTTPException) as error:
+            if isinstance(error, VideoDecodingError):
+                message, cause = str(error), error.__cause__
+            elif isinstance(error, av.error.FFmpegError):
+                message, cause = f"FFmpeg cannot read it ({error.strerror}).", error
+            else:
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                message, cause = f"it cannot be read ({reason}).", error
+            # their variables hold the decoder, see `close_container`
+            traceback.clear_frames(error.__traceback__)
+            raise VideoDecodingError(f"{self.name}: {message}") from cause
 
     def open_container(self) -> None:
         """Opens the file at its beginning, again if it was open."""
@@ -193,6 +203,9 @@ class VideoReader:
     def close_container(self) -> None:
         if self.container is not None:
             self.container.close()
+        # Nothing must keep the decoder alive, be it a cycle or the traceback of an error: only the process that began
+        # its threads can end them, and a worker forked in the meantime would crash when it collects garbage.
+        self.container = self.stream = self.index = None
 
     def read_metadata(self, num_frames: int) -> VideoFileMetadata:
         rate = self.stream.average_rate or self.stream.guessed_rate
@@ -310,12 +323,24 @@ class VideoReader:
             runs[-1].append(target)
         for run in runs:
             self.decode_run(run, run[0].group, frames)
-            # where pictures are refreshed bit by bit, what is called a keyframe lets only later ones be decoded
-            for groups_before in (1, 2, 4):
+            # What is missing now may come in a second try: an error ends the decoder's last output, which can hold
+            # frames that follow. And where pictures are refreshed bit by bit, only later ones can be decoded from what
+            # is called a keyframe.
+            for groups_before in (0, 1, 2, 4):
                 run = [target for target in run if not frames.is_filled[target.position]]
                 if run and run[0].group.number >= groups_before:
-                    self.decode_run(run, self.index.group(run[0].group.number - groups_before), frames)
+                    self.decode_run(run, self.group_before(run[0].group, groups_before), frames, patience=PATIENCE)
+        if not frames.is_filled.any():
+            # some formats cannot go back (APNG), whatever they say
+            raise UnreliableTimestampsError("no frame could be decoded after a seek")
         return frames, seconds
+
+    def group_before(self, group: FrameGroup, number: int) -> FrameGroup:
+        """The group that many before another, or that one itself if there is none that can be read."""
+        try:
+            return self.index.group(group.number - number)
+        except UnreliableTimestampsError:
+            return group
 
     def locate(self, wanted: np.ndarray) -> Iterator[Target]:
         for position, index in enumerate(wanted.tolist()):
@@ -326,8 +351,8 @@ class VideoReader:
             if index - group.first < len(group.pts):
                 yield Target(position, index, int(group.pts[index - group.first]), group)
 
-    def decode_run(self, run: list[Target], group: FrameGroup, frames: "FrameBuffer") -> None:
-        """Decodes from the keyframe of a group up to the last target."""
+    def decode_run(self, run: list[Target], group: FrameGroup, frames: "FrameBuffer", patience: int = 0) -> None:
+        """Decodes from the keyframe of a group up to the last target, and up to `patience` packets more to get it."""
         context = self.stream.codec_context
         can_skip = context.name in CODECS_THAT_SKIP
         positions = {target.pts: target.position for target in run}
@@ -351,7 +376,9 @@ class VideoReader:
             keep(self.decode_packet(packet))
             unread.discard(packet.pts)
             if not unread or (packet.dts is not None and packet.dts > run[-1].pts):
-                break
+                patience -= 1
+                if patience < 0 or all(frames.is_filled[target.position] for target in run):
+                    break
         # what the decoder still holds; the next run begins with a seek, which resets it
         keep(self.decode_packet(None))
 
@@ -426,13 +453,18 @@ def open_source(source: VideoSource, resources: contextlib.ExitStack) -> str | B
 def open_url(url: str, resources: contextlib.ExitStack) -> str | BinaryIO:
     """The URL itself if the server can send parts of the file, else a temporary file with what it sends."""
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
-    with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as response:
-        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            return response.url
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open as long as the video
-        resources.callback(file.close)
-        shutil.copyfileobj(response, file)
-        return file
+    try:
+        response = resources.enter_context(urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT))
+    except urllib.error.HTTPError as error:
+        error.close()  # or the connection would stay open as long as the error is kept
+        raise
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+        response.close()
+        return response.url
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open as long as the video
+    resources.callback(file.close)
+    shutil.copyfileobj(response, file)
+    return file
 
 
 def choose_stream(container: av.container.InputContainer) -> av.VideoStream:

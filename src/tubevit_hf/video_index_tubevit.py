@@ -235,14 +235,14 @@ def read_from_keyframe(
             continue
         packets = read_packets(container, stream)
         for packet in packets:
-            if packet.is_keyframe and getattr(packet, clock) is not None and getattr(packet, clock) >= time:
+            reading = getattr(packet, clock)
+            # FFmpeg does not call it a keyframe where it is damaged, so its time must do
+            if reading == time:
+                yield packet
+                yield from packets
+                return
+            if packet.is_keyframe and reading is not None and reading > time:
                 break
-        else:
-            continue
-        if getattr(packet, clock) == time:
-            yield packet
-            yield from packets
-            return
     raise UnreliableTimestampsError(f"no keyframe at {clock} {time}")
 
 
