@@ -118,6 +118,13 @@ def test_any_frames_are_those_of_a_naive_read(corpus, case):
             assert np.array_equal(frames.permute(0, 2, 3, 1), np.stack([expected[index] for index in indices]))
 
 
+@pytest.mark.parametrize("name", ["h264.avi", "mpeg4_bframes.avi", "mpeg2.mpg", "open_gop.mp4", "intra_refresh.mp4"])
+def test_each_frame_alone(corpus, name):
+    with VideoReader(corpus(name)) as reader:
+        for index in range(NUM_FRAMES):
+            assert indices_in(reader.get_frames([index])[0]) == [index]
+
+
 def test_same_frames_as_transformers(corpus):
     theirs, _ = load_video(str(corpus("h264.mp4")), backend="pyav", num_frames=8)
     frames, _ = read_video(corpus("h264.mp4"), lambda metadata: np.arange(0, 40, 5))
@@ -453,6 +460,21 @@ def test_neighbouring_groups_are_decoded_in_one_go(corpus, monkeypatch):
     assert len(seeks) == 1
     read_video(corpus("no_bframes.mp4"), [0, 39])
     assert len(seeks) == 3
+
+
+@pytest.mark.parametrize("name", ["open_gop.mp4", "open_gop.mkv", "hevc_open_gop.mp4", "h264.ts"])
+def test_the_first_try_is_from_the_right_keyframe(corpus, monkeypatch, name):
+    runs = []
+    read = VideoReader.decode_run
+    monkeypatch.setattr(
+        VideoReader,
+        "decode_run",
+        lambda self, *arguments, **options: runs.append(1) or read(self, *arguments, **options),
+    )
+    with VideoReader(corpus(name)) as reader:
+        for index in range(NUM_FRAMES):
+            reader.get_frames([index])
+    assert len(runs) == NUM_FRAMES
 
 
 class Threads(torch.utils.data.Dataset):

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from .configuration_tubevit import TubeViTConfig
+from .conversion import ConversionError, ConversionReport, convert_vit, save_converted, scale_up
 from .image_processing_pil_tubevit import TubeViTImageProcessorPil
 from .image_processing_tubevit import TubeViTImageProcessor
 from .model_card_tubevit import create_model_card
@@ -63,6 +64,8 @@ TubeViTImageProcessorPil.register_for_auto_class("AutoImageProcessor")
 TubeViTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
 
 __all__ = [
+    "ConversionError",
+    "ConversionReport",
     "TubeViTConfig",
     "TubeViTForImageClassification",
     "TubeViTForVideoClassification",
@@ -74,6 +77,9 @@ __all__ = [
     "VideoDecodingError",
     "VideoFileMetadata",
     "VideoReader",
+    "convert_vit",
     "create_model_card",
     "read_video",
+    "save_converted",
+    "scale_up",
 ]

@@ -130,11 +130,6 @@ def convert(
     report = ConversionReport(
         vit.name, vit.family.name, dropped=dict(vit.dropped), preprocessing=make_preprocessing(vit)
     )
-    if not {"image_mean", "image_std"} <= vit.preprocessing.keys():
-        report.notes.append(
-            "The source does not tell how its images are normalised; to [-1, 1] is assumed. If it was otherwise, set "
-            "`image_mean` and `image_std` in preprocessor_config.json and video_preprocessor_config.json."
-        )
     kernels = {}
     if tubes_from is not None:
         tubes, kernels = take_tubes(tubes_from, vit, report)
@@ -159,6 +154,11 @@ def convert(
     model_class = TubeViTForImageClassification if "classifier.weight" in tensors else TubeViTModel
     model = build_model(model_class, config, tensors, report)
     finish_report(report, vit, model)
+    if not {"image_mean", "image_std"} <= vit.preprocessing.keys():
+        report.notes.append(
+            "The source does not tell how its images are normalised; to [-1, 1] is assumed. If it was otherwise, set "
+            "`image_mean` and `image_std` in preprocessor_config.json and video_preprocessor_config.json."
+        )
     return model, report
 
 
