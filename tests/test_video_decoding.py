@@ -123,6 +123,8 @@ def test_each_frame_alone(corpus, name):
     with VideoReader(corpus(name)) as reader:
         for index in range(NUM_FRAMES):
             assert indices_in(reader.get_frames([index])[0]) == [index]
+        # the index held, where there is one: nothing had to be decoded from the beginning
+        assert (reader.index is None) == name.endswith((".avi", ".mpg"))
 
 
 def test_same_frames_as_transformers(corpus):
