@@ -28,7 +28,7 @@ import pytest
 import torch
 from transformers.video_utils import load_video
 
-from tubevit_hf import VideoDecodingError, VideoReader, read_video
+from tubevit_hf import VideoDecodingError, VideoReader, read_video, video_index_tubevit
 from tubevit_hf.video_decoding_tubevit import MAX_PIXELS, orient
 
 from .video_corpus import (
@@ -125,6 +125,12 @@ def test_each_frame_alone(corpus, name):
             assert indices_in(reader.get_frames([index])[0]) == [index]
         # the index held, where there is one: nothing had to be decoded from the beginning
         assert (reader.index is None) == name.endswith((".avi", ".mpg"))
+
+
+def test_frames_in_another_order_than_their_timestamps(corpus, monkeypatch):
+    # as if all AVI files told when a frame is shown
+    monkeypatch.setattr(video_index_tubevit, "FORMATS_WITHOUT_PTS", set())
+    assert indices_in(read_video(corpus("h264.avi"))[0]) == list(range(NUM_FRAMES))
 
 
 def test_same_frames_as_transformers(corpus):
@@ -381,16 +387,25 @@ class FileHandler(BaseHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def serving() -> Iterator[ThreadingHTTPServer]:
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), FileHandler)
+    # the end waits for those that still send
+    http_server.daemon_threads = False
+    http_server.files, http_server.has_ranges, http_server.num_bytes = {}, True, 0
+    http_server.url = f"http://127.0.0.1:{http_server.server_port}"
+    thread = threading.Thread(target=http_server.serve_forever)
+    thread.start()
+    yield http_server
+    http_server.shutdown()
+    thread.join()
+    http_server.server_close()
+
+
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), FileHandler) as http_server:
-        http_server.files, http_server.has_ranges, http_server.num_bytes = {}, True, 0
-        http_server.url = f"http://127.0.0.1:{http_server.server_port}"
-        thread = threading.Thread(target=http_server.serve_forever)
-        thread.start()
+    with serving() as http_server:
         yield http_server
-        http_server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("has_ranges", [False, True])
@@ -504,19 +519,23 @@ def open_files() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
-def test_nothing_stays_open(corpus, tmp_path, server):
+def test_nothing_stays_open(corpus, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    server.files["video.mp4"], server.has_ranges = corpus("h264.mkv").read_bytes(), False
-    sources = [corpus("h264.mp4"), corpus("h264.h264"), tmp_path / "text.mp4", f"{server.url}/video.mp4", server.url]
-    counts = []
-    for _ in range(4):
-        for source in sources:
-            with contextlib.suppress(VideoDecodingError):
-                read_video(source, [0])
-            with contextlib.suppress(VideoDecodingError, IndexError):
-                read_video(source, [1000])
-        counts.append(open_files())
-    assert counts[1:] == counts[:1] * 3
+    files = [corpus("h264.mp4"), corpus("h264.h264"), tmp_path / "text.mp4", tmp_path]
+    data = corpus("h264.mkv").read_bytes()
+    errors = []
+    before = open_files()
+    for has_ranges in (False, True):
+        with serving() as http_server:
+            http_server.files["video.mp4"], http_server.has_ranges = data, has_ranges
+            for source in [*files, f"{http_server.url}/video.mp4", http_server.url]:
+                for index in (0, 1000):
+                    try:
+                        read_video(source, [index])
+                    except (VideoDecodingError, IndexError) as error:
+                        errors.append(error)  # which could keep alive what it happened in
+    assert len(errors) == 2 * (3 + 3 * 2)
+    assert open_files() == before
 
 
 # Bad input
