@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ..complexity import count_flops
 from ..configuration_tubevit import TubeViTConfig
@@ -275,6 +276,9 @@ def take_tubes(
     """Tubes of another TubeViT for the source's width, with kernel and bias of each but the patch."""
     name = os.fspath(tubes_from)
     try:
+        model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+        if model_type != TubeViTConfig.model_type:
+            raise ValueError(f"its `model_type` is {model_type!r}")
         small = TubeViTModel.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConversionError(f"{name}: it is no TubeViT that can be read ({first_line(error)}).") from error

@@ -79,7 +79,7 @@ _DINOV2_KEYS = {
 }
 _DINOV2_REST = {
     "dropped": {r"embeddings\.mask_token": PRETRAINING},
-    "refused": {r"encoder\.layer\.\d+\.mlp\.weights_(in|out)\..*": "its MLP is a SwiGLU, TubeViT's a plain one"},
+    "refused": {r"encoder\.layer\.\d+\.mlp\.(?!fc[12]\.).*": "its MLP is a SwiGLU, TubeViT's a plain one"},
     "other_heads": {r"classifier\..*": "it reads the CLS token and the mean of the patches side by side"},
 }
 _CLIP_KEYS = {

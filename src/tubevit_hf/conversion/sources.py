@@ -20,7 +20,6 @@ from math import isqrt
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -113,7 +112,7 @@ def read_source(
         if "architecture" in config:
             family, tensors, settings, preprocessing = read_timm(name, config)
         else:
-            family, tensors, settings, preprocessing = read_transformers(name, config, allow_pickle)
+            family, tensors, settings, preprocessing = read_transformers(name, config, keep_classifier, allow_pickle)
     if num_attention_heads is not None:
         settings["num_attention_heads"] = num_attention_heads
     common, origins, dropped = rename(name, family, tensors, keep_classifier)
@@ -122,20 +121,20 @@ def read_source(
 
 
 def read_file(path: Path, allow_pickle: bool) -> tuple[Family, dict[str, torch.Tensor], dict[str, Any]]:
+    if path.suffix not in (".npz", ".safetensors") and not allow_pickle:
+        raise ConversionError(
+            f"{path}: it is no .safetensors or .npz file. If it is a pickle that you trust, allow it with "
+            "`allow_pickle=True` (`--allow-pickle`)."
+        )
     try:
         if path.suffix == ".npz":
             return GOOGLE, *read_npz(path)
         if path.suffix == ".safetensors":
             tensors = load_file(path)
-        elif allow_pickle:
+        else:
             # tensors only: no code of the file runs
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            raise ConversionError(
-                f"{path}: it is no .safetensors or .npz file. If it is a pickle that you trust, allow it with "
-                "`allow_pickle=True` (`--allow-pickle`)."
-            )
-    except (OSError, EOFError, KeyError, RuntimeError, SafetensorError, UnpicklingError, BadZipFile) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
         raise ConversionError(f"{path}: it cannot be read ({first_line(error)}).") from error
     for family, mark in ((TIMM, "patch_embed.proj.weight"), (TORCHVISION, "conv_proj.weight")):
         if mark in tensors:
@@ -194,7 +193,7 @@ def read_timm(name: str, config: dict[str, Any]) -> tuple[Family, dict[str, torc
 
 
 def read_transformers(
-    name: str, config: dict[str, Any], allow_pickle: bool
+    name: str, config: dict[str, Any], keep_classifier: bool, allow_pickle: bool
 ) -> tuple[Family, dict[str, torch.Tensor], dict, dict]:
     """A folder or repository of transformers, read by its own class: its loader knows the names of all versions."""
     # the text half of CLIP and SigLIP is left where it is
@@ -208,6 +207,11 @@ def read_transformers(
         )
     [architecture] = config.get("architectures") or [None]
     headless, *classifiers = MODEL_CLASSES[model_type]
+    if keep_classifier and str(architecture).endswith("ForImageClassification") and architecture not in classifiers:
+        raise ConversionError(
+            f"{name}: its classifier cannot come along: it does not read a CLS token. Leave it behind with "
+            "`keep_classifier=False` (`--no-classifier`)."
+        )
     model_class = getattr(transformers, architecture if architecture in classifiers else headless)
     try:
         model, info = model_class.from_pretrained(
