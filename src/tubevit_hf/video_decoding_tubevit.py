@@ -230,8 +230,11 @@ class VideoReader:
             VideoDecodingError: the file tells neither times nor a frame rate.
         """
         if self.index is not None:
-            with self.naming_errors():
-                return self.index.seconds()
+            try:
+                with self.naming_errors():
+                    return self.index.seconds()
+            except UnreliableTimestampsError:
+                self.index = None
         if not self.metadata.fps:
             raise VideoDecodingError(f"{self.name}: the file does not tell when its frames are shown.")
         return np.arange(self.metadata.total_num_frames) / self.metadata.fps
@@ -260,8 +263,10 @@ class VideoReader:
                 stacklevel=3,
             )
             filled = np.flatnonzero(frames.is_filled)
-            distances = np.abs(wanted[:, None] - wanted[filled])
-            places = filled[distances.argmin(axis=1)][places]
+            after = np.searchsorted(wanted[filled], wanted).clip(max=len(filled) - 1)
+            before = (after - 1).clip(0)
+            is_nearer = wanted - wanted[filled[before]] <= wanted[filled[after]] - wanted
+            places = filled[np.where(is_nearer, before, after)][places]
         video = torch.from_numpy(frames.images)
         # frames that are in order and all there need no copy
         if len(places) != len(wanted) or (np.diff(places) != 1).any():

@@ -23,6 +23,7 @@ without decoding ([`ScannedIndex`]). Where timestamps are missing or wrong, noth
 apart, and there is no index ([`UnreliableTimestampsError`]).
 """
 
+import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -66,7 +67,8 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
     if container.format.name in FORMATS_WITHOUT_PTS and stream.codec_context.has_b_frames:
         raise UnreliableTimestampsError(f"{container.format.name} does not tell when a frame is shown")
     # fragmented files list some packets in their header, edit lists hide or repeat some: then the two numbers differ
-    if "mp4" in container.format.name and 0 < stream.frames == len(stream.index_entries):
+    # a damaged header lists more frames than there are bytes
+    if "mp4" in container.format.name and 0 < stream.frames == len(stream.index_entries) <= container.size:
         try:
             return HeaderIndex(container, stream)
         except UnreliableTimestampsError:
@@ -143,6 +145,8 @@ class HeaderIndex:
         # what comes before the first keyframe lacks its references: no decoder gives these frames
         self.num_undecodable = 0
         group = self.read_group(0)
+        if len(group.pts) == 0:
+            raise UnreliableTimestampsError("the first group holds no frame that is shown")
         self.num_undecodable = group.first
         self.first_pts = group.pts[0]
         self.num_frames = int(self.shown_before[-1]) - self.num_undecodable
@@ -156,12 +160,18 @@ class HeaderIndex:
 
     def group(self, number: int) -> FrameGroup:
         if number not in self.groups:
+            # not to look for it again for each of its frames
+            self.groups[number] = None
             self.groups[number] = self.read_group(number)
+        if self.groups[number] is None:
+            raise UnreliableTimestampsError("this group cannot be read")
         return self.groups[number]
 
     def read_group(self, number: int) -> FrameGroup:
         """Reads the packets of a group, and those of the next that are shown before the next keyframe."""
         start = int(self.starts[number])
+        if self.stream.index_entries[start].pos >= self.container.size:
+            raise UnreliableTimestampsError("the file ends before this keyframe")
         stop = int(self.starts[number + 1]) if number + 1 < len(self.starts) else self.num_packets
         dts = self.stream.index_entries[start].timestamp
         own, leading, next_keyframe_pts = [], 0, None
@@ -190,14 +200,21 @@ class HeaderIndex:
         return to_seconds(pts - self.first_pts, self.stream.time_base)
 
     def seconds(self) -> np.ndarray:
-        """When each frame is shown, `(num_frames,)`, in seconds after the first."""
+        """When each frame is shown, `(num_frames,)`, in seconds after the first.
+
+        Raises:
+            UnreliableTimestampsError: the file holds other frames than its header lists.
+        """
         timestamps = np.fromiter((entry.timestamp for entry in self.stream.index_entries), dtype=np.int64)
         steps = np.diff(timestamps)
         # at a constant rate the list of packets tells: they are shown at the same steps, if in another order
         if self.num_frames == self.num_packets and (len(steps) == 0 or np.ptp(steps) == 0):
             return to_seconds(timestamps - timestamps[0], self.stream.time_base)
         self.container.seek(0, stream=self.stream)
-        return ScannedIndex(self.container, self.stream).seconds()
+        index = ScannedIndex(self.container, self.stream)
+        if index.num_frames != self.num_frames:
+            raise UnreliableTimestampsError("the file holds other frames than its header lists")
+        return index.seconds()
 
 
 def to_seconds(timestamps: np.ndarray, time_base: Fraction) -> np.ndarray:
@@ -208,11 +225,14 @@ def to_seconds(timestamps: np.ndarray, time_base: Fraction) -> np.ndarray:
 def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """Packets of a stream from where the container stands. Where reading fails, the file ends."""
     try:
-        for packet in container.demux(stream):
-            # PyAV adds an empty one at the end; empty ones within an AVI file repeat the frame before
-            if packet.size:
-                yield packet
-    except av.error.FFmpegError:
+        # PyAV's iterator leaks when it is dropped before its end
+        with contextlib.closing(container.demux(stream)) as packets:
+            for packet in packets:
+                # PyAV adds an empty one at the end; empty ones within an AVI file repeat the frame before
+                if packet.size:
+                    yield packet
+    except (av.error.FFmpegError, IndexError):
+        # PyAV raises IndexError at the end of a file in which a stream appeared while it was read
         return
 
 
