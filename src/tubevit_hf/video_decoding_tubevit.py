@@ -59,6 +59,8 @@ PATIENCE = 64
 # Codecs where no other frame needs one that is marked as no reference, so that it is decoded only if it is wanted. (In
 # HEVC, frames of a higher temporal layer may need it.)
 CODECS_THAT_SKIP = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
+# Decoders of FFmpeg 8 that a damaged file crashes when their threads work on several frames at once
+CODECS_WITHOUT_FRAME_THREADS = {"vp9"}
 
 
 class VideoDecodingError(ValueError):
@@ -195,9 +197,9 @@ class VideoReader:
                 stream.discard = Discard.all
         context = self.stream.codec_context
         context.options = DECODER_OPTIONS
-        # FFmpeg divides a frame into slices by default, which most files don't have: whole frames in parallel helps.
-        # The workers of a DataLoader already share the cores.
-        context.thread_type = "AUTO"
+        # By default PyAV lets threads share a frame's slices, which most files don't have: whole frames at once help
+        # more. The workers of a DataLoader share the cores already.
+        context.thread_type = "SLICE" if context.name in CODECS_WITHOUT_FRAME_THREADS else "AUTO"
         context.thread_count = 0 if torch.utils.data.get_worker_info() is None else 1
 
     def close_container(self) -> None:
