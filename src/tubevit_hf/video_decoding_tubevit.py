@@ -248,7 +248,7 @@ class VideoReader:
         if indices.ndim != 1 or len(indices) == 0:
             raise ValueError(f"{self.name}: the wanted frames must be a list of numbers, got {indices.tolist()}.")
         if indices.min() < 0 or indices.max() >= total:
-            raise IndexError(f"{self.name} has the frames 0 to {total - 1}; {indices.tolist()} were asked for.")
+            raise IndexError(f"{self.name} has the frames 0 to {total - 1}; {abbreviate(indices)} were asked for.")
         wanted, places = np.unique(indices, return_inverse=True)
         with self.naming_errors():
             frames, seconds = self.decode(wanted)
@@ -261,7 +261,7 @@ class VideoReader:
         if missing:
             warnings.warn(
                 f"{self.name}: {len(missing)} of the {len(indices)} wanted frames cannot be decoded, and the nearest "
-                f"stand in for them. Missing: {missing}.",
+                f"stand in for them. Missing: {abbreviate(missing)}.",
                 stacklevel=3,
             )
             filled = np.flatnonzero(frames.is_filled)
@@ -423,6 +423,12 @@ def orient(image: np.ndarray, display_matrix: bytes | None) -> np.ndarray:
         image = image.transpose(1, 0, 2)
         x_to_x, y_to_y = y_to_x, x_to_y
     return image[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1]
+
+
+def abbreviate(numbers: Sequence[int]) -> str:
+    if len(numbers) <= 20:
+        return str(list(map(int, numbers)))
+    return f"[{', '.join(map(str, numbers[:10]))}, ..., {numbers[-1]}]"
 
 
 def name_of(source: VideoSource) -> str:
