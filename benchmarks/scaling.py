@@ -1,0 +1,139 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What does image-to-video scaling cost, against full fine-tuning?
+
+    python benchmarks/scaling.py
+
+A training step of TubeViT-B, 32x224x224 clips: all of it, and with everything frozen before layer 9 of 12, where a
+gate lets the tokens in again (Section 3.6); in turn, in one process. The peak of memory is measured in processes of
+their own: how far building the model and two steps raise it (Linux; of the device where it is a GPU). And converting a
+ViT-L-sized checkpoint, saving included: its peak, against the size of the checkpoint.
+"""
+
+import argparse
+import multiprocessing
+import re
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from common import describe_machine, report, summarise, time_interleaved
+from transformers import ViTConfig, ViTModel
+
+from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, convert_vit, save_converted
+
+
+GATE_LAYER = 9
+SETTINGS = {"full fine-tuning": None, f"gate at layer {GATE_LAYER} of 12": GATE_LAYER}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+
+    steps = {
+        name: make_step(gate_layer, arguments.batch_size, arguments.device) for name, gate_layer in SETTINGS.items()
+    }
+    seconds = time_interleaved(steps, device, arguments.rounds)
+    memory = {
+        name: in_a_new_process(memory_of_training, gate_layer, arguments.batch_size, arguments.device)
+        for name, gate_layer in SETTINGS.items()
+    }
+    (full, *_), rows = SETTINGS, []
+    for name in SETTINGS:
+        ratios = [ours / theirs for ours, theirs in zip(seconds[name], seconds[full])]
+        rows.append(
+            {
+                "training": name,
+                "batch": arguments.batch_size,
+                "s a step": summarise(seconds[name])["median"],
+                "/ full": summarise(ratios)["median"],
+                "min": summarise(ratios)["min"],
+                "max": summarise(ratios)["max"],
+                "peak (MiB)": memory[name],
+                "peak / full": memory[name] / memory[full],
+            }
+        )
+    report(f"scaling_{device.type}", "A training step of TubeViT-B, 32x224x224", describe_machine(device), rows)
+
+    with tempfile.TemporaryDirectory() as folder:
+        size = in_a_new_process(write_large_vit, folder)
+        growth = in_a_new_process(memory_of_conversion, folder)
+    rows = [{"checkpoint (MiB)": size, "peak of conversion (MiB)": growth, "ratio": growth / size}]
+    report("conversion_cpu", "Converting a ViT-L", describe_machine(torch.device("cpu")), rows)
+
+
+def make_step(gate_layer: int | None, batch_size: int, device: str):
+    """A function that does one training step, of a model with random weights."""
+    config = TubeViTConfig(gate_layer=gate_layer, freeze_before=gate_layer, num_labels=400)
+    model = TubeViTForVideoClassification(config).to(device).train()
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-5)
+    pixel_values = torch.randn(batch_size, config.num_frames, 3, 224, 224, device=device)
+    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+
+    def step() -> None:
+        model(pixel_values, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def in_a_new_process(function, *arguments) -> float:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def memory_of_training(gate_layer: int | None, batch_size: int, device: str) -> float:
+    """Peak of the process (or of the GPU) in MiB, weights, gradients and optimizer included."""
+    before = peak_memory()
+    step = make_step(gate_layer, batch_size, device)
+    for _ in range(2):
+        step()
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    return peak_memory() - before
+
+
+def write_large_vit(folder: str) -> float:
+    """Saves a ViT-L with random weights, and gives its size in MiB."""
+    config = ViTConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    ViTModel(config).save_pretrained(Path(folder, "vit"))
+    return Path(folder, "vit", "model.safetensors").stat().st_size / 2**20
+
+
+def memory_of_conversion(folder: str) -> float:
+    """MiB by which a conversion raises the peak of this process, once a small one has loaded all that is needed."""
+    with tempfile.TemporaryDirectory() as warm_up:
+        config = ViTConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+        ViTModel(config).save_pretrained(Path(warm_up, "vit"))
+        save_converted(*convert_vit(Path(warm_up, "vit")), Path(warm_up, "tubevit"))
+    Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
+    before = peak_memory()
+    save_converted(*convert_vit(Path(folder, "vit")), Path(folder, "tubevit"))
+    return peak_memory() - before
+
+
+def peak_memory() -> float:
+    """Of this process, in MiB."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**10
+
+
+if __name__ == "__main__":
+    main()
