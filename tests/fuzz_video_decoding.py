@@ -348,7 +348,7 @@ def read_in_child(connection, reader_class, corpus: dict[str, bytes], seed: int,
         seconds = time.perf_counter() - start
         gc.collect()
         # a thread that has ended is listed for another moment
-        for _ in range(50):
+        for _ in range(20):
             left = [after - before for before, after in zip(opened, open_files_and_threads())]
             if max(left) <= 0:
                 break
@@ -384,10 +384,10 @@ class Child:
         self.process = None
 
     def start(self) -> None:
-        # children of a process that has imported everything and done nothing yet: they start at once, and no thread
-        # of ours is torn apart by the fork
+        # children of a process that has imported everything (pytest is for readers of a test file) and done nothing:
+        # they start at once, and no thread is torn apart by the fork
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tubevit_hf"])
+        context.set_forkserver_preload(["tubevit_hf", "pytest"])
         self.connection, connection = context.Pipe()
         self.process = context.Process(target=read_in_child, args=(connection, *self.arguments), daemon=True)
         self.process.start()
