@@ -389,8 +389,9 @@ class Child:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tubevit_hf", "pytest"])
         self.connection, connection = context.Pipe()
-        self.process = context.Process(target=read_in_child, args=(connection, *self.arguments), daemon=True)
-        self.process.start()
+        process = context.Process(target=read_in_child, args=(connection, *self.arguments), daemon=True)
+        process.start()
+        self.process = process
         connection.close()
         self.connection.recv()
 
@@ -465,6 +466,8 @@ def main() -> None:
         # a script finds its neighbours without the package around them
         from video_corpus import CASES, write
 
+        # nothing but errors from an encoder that prints its settings
+        os.environ.setdefault("SVT_LOG", "1")
         with tempfile.TemporaryDirectory() as folder:
             corpus = {case.file: write(case, Path(folder)).read_bytes() for case in CASES}
     else:
