@@ -67,6 +67,7 @@ SETTINGS = {
         "base_kernel_size": [3, 5, 4],
         "position_embedding_type": "pretrained",
         "position_embedding_scale": 0.2,
+        "position_embedding_resize": "bilinear_corners",
     },
 }
 
