@@ -36,40 +36,18 @@ from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, convert_vit
 
 
 GATE_LAYER = 9
-SETTINGS = {"full fine-tuning": None, f"gate at layer {GATE_LAYER} of 12": GATE_LAYER}
+SETTINGS = {"full": None, f"gate at {GATE_LAYER}": GATE_LAYER}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
 
-    steps = {
-        name: make_step(gate_layer, arguments.batch_size, arguments.device) for name, gate_layer in SETTINGS.items()
-    }
-    seconds = time_interleaved(steps, device, arguments.rounds)
-    memory = {
-        name: in_a_new_process(memory_of_training, gate_layer, arguments.batch_size, arguments.device)
-        for name, gate_layer in SETTINGS.items()
-    }
-    (full, *_), rows = SETTINGS, []
-    for name in SETTINGS:
-        ratios = [ours / theirs for ours, theirs in zip(seconds[name], seconds[full])]
-        rows.append(
-            {
-                "training": name,
-                "batch": arguments.batch_size,
-                "s a step": summarise(seconds[name])["median"],
-                "/ full": summarise(ratios)["median"],
-                "min": summarise(ratios)["min"],
-                "max": summarise(ratios)["max"],
-                "peak (MiB)": memory[name],
-                "peak / full": memory[name] / memory[full],
-            }
-        )
+    rows = [row for size in arguments.batch_sizes for row in measure_training(size, device, arguments.rounds)]
     report(f"scaling_{device.type}", "A training step of TubeViT-B, 32x224x224", describe_machine(device), rows)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -77,6 +55,31 @@ def main() -> None:
         growth = in_a_new_process(memory_of_conversion, folder)
     rows = [{"checkpoint (MiB)": size, "peak of conversion (MiB)": growth, "ratio": growth / size}]
     report("conversion_cpu", "Converting a ViT-L", describe_machine(torch.device("cpu")), rows)
+
+
+def measure_training(batch_size: int, device: torch.device, rounds: int) -> list[dict]:
+    steps = {name: make_step(gate_layer, batch_size, device.type) for name, gate_layer in SETTINGS.items()}
+    seconds = time_interleaved(steps, device, rounds)
+    memory = {
+        name: in_a_new_process(memory_of_training, gate_layer, batch_size, device.type)
+        for name, gate_layer in SETTINGS.items()
+    }
+    rows = []
+    for name in SETTINGS:
+        ratio = summarise([ours / theirs for ours, theirs in zip(seconds[name], seconds["full"])])
+        rows.append(
+            {
+                "batch": batch_size,
+                "training": name,
+                "s a step": summarise(seconds[name])["median"],
+                "/ full": ratio["median"],
+                "min": ratio["min"],
+                "max": ratio["max"],
+                "peak (MiB)": memory[name],
+                "peak / full": memory[name] / memory["full"],
+            }
+        )
+    return rows
 
 
 def make_step(gate_layer: int | None, batch_size: int, device: str):
