@@ -141,13 +141,18 @@ def images(tmp_path_factory) -> list[str]:
     return paths
 
 
-@pytest.fixture(scope="session")
-def hub_cache(checkpoint, tmp_path_factory) -> Path:
-    """A Hub cache that holds the checkpoint as `REPO_ID`, as a download would have left it (without its symlinks)."""
-    cache = tmp_path_factory.mktemp("hub")
-    repository = cache / f"models--{REPO_ID.replace('/', '--')}"
+def fill_hub_cache(cache: Path, repo_id: str, folder: Path) -> None:
+    """Puts a folder into a Hub cache as a download would have left it (without its symlinks)."""
+    repository = cache / f"models--{repo_id.replace('/', '--')}"
     commit = "0123456789abcdef" * 2 + "01234567"
-    shutil.copytree(checkpoint, repository / "snapshots" / commit)
+    shutil.copytree(folder, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
+
+
+@pytest.fixture(scope="session")
+def hub_cache(checkpoint, tmp_path_factory) -> Path:
+    """A Hub cache that holds the checkpoint as `REPO_ID`."""
+    cache = tmp_path_factory.mktemp("hub")
+    fill_hub_cache(cache, REPO_ID, checkpoint)
     return cache

@@ -33,6 +33,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,14 +51,19 @@ from torch import nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 from typer.testing import CliRunner
 
-from tubevit_hf import TubeViTForImageClassification, TubeViTForVideoClassification, TubeViTModel
+from tubevit_hf import (
+    TubeViTForImageClassification,
+    TubeViTForVideoClassification,
+    TubeViTModel,
+    TubeViTVideoProcessor,
+)
 from tubevit_hf.cli import app
 from tubevit_hf.conversion import ConversionError, convert_vit, save_converted, scale_up
 from tubevit_hf.conversion.tubes import inflate_kernel
 from tubevit_hf.conversion.tubes import widen as widen_tube
 from tubevit_hf.tubes_tubevit import Tube
 
-from .conftest import randomize, tiny_config
+from .conftest import fill_hub_cache, randomize, tiny_config
 
 
 # relative to the standard deviation of what is compared; float32 sums in another order
@@ -190,6 +197,21 @@ def assert_all_accounted_for(report, model: nn.Module, source_keys) -> None:
     assert all(reason for reason in [*report.dropped.values(), *report.made.values(), *report.new.values()])
     used = {target for targets in report.used.values() for target in targets}
     assert set(report.copied) <= used
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "sizes"), [(14, [(42, 42), (28, 70)]), (16, [(48, 48), (64, 32)]), (32, [(64, 64), (96, 32)])]
+)
+def test_patch_sizes(patch_size, sizes, tmp_path):
+    settings = {**COMMON, "patch_size": patch_size, "image_size": sizes[0][0]}
+    source = widen(transformers.ViTModel(transformers.ViTConfig(**settings)))
+    source.save_pretrained(tmp_path)
+    model, _ = convert_vit(tmp_path)
+    assert model.config.tubes[-1]["kernel_size"] == [1, patch_size, patch_size]
+    for size in sizes:
+        with torch.no_grad():
+            expected = run(source, images(size)).last_hidden_state
+            assert_same(model(images(size)).last_hidden_state, expected)
 
 
 # timm, torchvision, Google
@@ -483,12 +505,57 @@ def test_after_a_step_what_is_trained_has_moved(vit, small):
 )
 def test_fewest_neighbours_that_reach_the_width(channels, stride, width, expected):
     tube = Tube((1, 4, 4), tuple(stride), (0, 0, 0), (1, 1, 1), channels)
-    assert widen_tube(tube, width)["space_to_depth"] == expected
+    wide = widen_tube(tube, width, (32, 224, 224))
+    assert list(wide.space_to_depth) == expected
+    assert (wide.kernel_size, wide.stride, wide.out_channels) == (tube.kernel_size, tube.stride, channels)
+
+
+def test_a_tube_made_wider_still_fits_the_clip():
+    tube = Tube((16, 8, 8), (16, 16, 16), (0, 0, 0), (1, 2, 2), 24)
+    # two in time would be nearest to a square, and see 24 frames
+    assert widen_tube(tube, 192, (24, 64, 64)).space_to_depth == (2, 2, 2)
+    assert widen_tube(tube, 192, (16, 64, 64)).space_to_depth == (1, 2, 4)
+    with pytest.raises(ConversionError, match=r"does not fit a clip of 12 frames of 64x64 pixels. Give more frames"):
+        widen_tube(tube, 192, (12, 64, 64))
 
 
 def test_width_out_of_reach():
     with pytest.raises(ConversionError, match="no space-to-depth that divides its stride"):
-        widen_tube(Tube((1, 4, 4), (1, 3, 1), (0, 0, 0), (1, 1, 1), 24), 96)
+        widen_tube(Tube((1, 4, 4), (1, 3, 1), (0, 0, 0), (1, 1, 1), 24), 96, (32, 224, 224))
+
+
+def test_tubes_give_the_same_of_pixels_normalised_otherwise(vit, small, tmp_path):
+    """The small model saw other numbers of the same pixels: its kernels are adapted, not used as if they had not."""
+    theirs = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
+    ours = {"image_mean": [0.5, 0.4, 0.1], "image_std": [0.5, 0.1, 0.4]}
+    TubeViTVideoProcessor(**theirs).save_pretrained(small)
+    transformers.ViTImageProcessor(**ours).save_pretrained(vit)
+    model, report = scale_up(vit, small, gate_layer=1)
+    assert any("normalised by mean" in note for note in report.notes)
+    source = TubeViTModel.from_pretrained(small)
+    pixels = torch.rand(2, 8, 3, 48, 40, generator=torch.Generator().manual_seed(0))
+
+    def tokens(embedding: nn.Module, mean: list[float], std: list[float]) -> torch.Tensor:
+        normalised = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        return nn.functional.conv3d(normalised.transpose(1, 2), embedding.weight, embedding.bias)
+
+    with torch.no_grad():
+        for index in (0, 1):
+            expected = tokens(source.embeddings.tubes[index], *theirs.values())
+            assert_same(tokens(model.tubevit.embeddings.tubes[index], *ours.values()), expected)
+    # the same numbers: the same kernels
+    TubeViTVideoProcessor(**ours).save_pretrained(small)
+    model, report = scale_up(vit, small, gate_layer=1)
+    assert not any("normalised by mean" in note for note in report.notes)
+    assert model.tubevit.embeddings.tubes[0].weight.equal(source.embeddings.tubes[0].weight)
+
+
+def test_clips_are_as_long_as_those_of_the_small_model(vit, small):
+    assert scale_up(vit, small, gate_layer=1)[0].config.num_frames == 8
+    assert convert_vit(vit, tubes_from=small, num_frames=12)[0].config.num_frames == 12
+    assert convert_vit(vit)[0].config.num_frames == 32
+    # and as often a frame of it becomes patches
+    assert scale_up(vit, small, gate_layer=1)[0].config.tubes[-1]["stride"] == [8, PATCH, PATCH]
 
 
 # Refusals
@@ -684,9 +751,7 @@ def test_commands(vit, small, tmp_path, monkeypatch):
     assert "inflated from the patch embedding" in result.output
     expected, _ = convert_vit(vit, num_frames=8)
     loaded = TubeViTForVideoClassification.from_pretrained(out)
-    assert all(
-        ours.equal(theirs) for ours, theirs in zip(loaded.state_dict().values(), expected.state_dict().values())
-    )
+    assert_same_weights(loaded, expected)
 
     result = run(app, ["convert", str(vit), "--out", str(out)])
     assert (result.exit_code, result.stdout) == (2, "")
@@ -708,3 +773,32 @@ def test_commands(vit, small, tmp_path, monkeypatch):
     result = run(app, [*scale, "--gate-layer", "2", "--overwrite"])
     assert result.exit_code == 2
     assert "from 0 to 1" in result.stderr
+
+
+def test_sources_and_tubes_by_repo_id(vit, small, tmp_path):
+    """As downloads left them in the cache; what is not there is one line, here without a network."""
+    fill_hub_cache(tmp_path / "hub", "org/vit", vit)
+    fill_hub_cache(tmp_path / "hub", "org/tubevit", small)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+
+    def scale_up_by_id(tubes_from: str) -> subprocess.CompletedProcess:
+        arguments = ["--image-model", "org/vit", "--tubes-from", tubes_from, "--gate-layer", "1", "--out", "big"]
+        command = [sys.executable, "-c", "from tubevit_hf.cli import main; main()", "scale-up", *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+
+    missing = scale_up_by_id("org/missing")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("Error: org/missing: it is no TubeViT that can be read")
+    assert missing.stderr.count("\n") == 1
+    assert not (tmp_path / "big").exists()
+
+    assert scale_up_by_id("org/tubevit").returncode == 0
+    expected, _ = scale_up(vit, small, gate_layer=1)
+    loaded = TubeViTForVideoClassification.from_pretrained(tmp_path / "big")
+    assert_same_weights(loaded, expected)
+
+
+def assert_same_weights(ours: nn.Module, theirs: nn.Module) -> None:
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, tensor in ours.state_dict().items():
+        assert tensor.equal(theirs.state_dict()[name]), name

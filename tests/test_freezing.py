@@ -61,6 +61,35 @@ def test_frozen_parameters_stay_and_all_others_move(before, tube_kernels, where)
     assert moved == {name for name in names if name not in frozen and not name.endswith("k_proj.bias")}
 
 
+def bytes_kept_for_backward(num_hidden_layers: int, gate_layer: int, before: int | None) -> int:
+    """What autograd stores in a forward pass, parameters aside."""
+    model = build(num_hidden_layers=num_hidden_layers, gate_layer=gate_layer, freeze_before=before).train()
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(random_clip(), labels=torch.tensor([0, 2]), output_hidden_states=True)
+    for index, hidden_state in enumerate(outputs.hidden_states):
+        # no graph, so no backward pass either
+        assert hidden_state.requires_grad == (before is None or index > before)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_frozen_layers_store_nothing():
+    """However many there are; as a control, layers that train store something each."""
+    frozen = [bytes_kept_for_backward(num_layers, num_layers - 1, num_layers - 1) for num_layers in (2, 3, 6)]
+    assert frozen[0] == frozen[1] == frozen[2] > 0
+    thawed = [bytes_kept_for_backward(num_layers, num_layers - 1, None) for num_layers in (2, 3, 6)]
+    assert frozen[0] < thawed[0] < thawed[1] < thawed[2]
+    assert thawed[2] - thawed[1] == 3 * (thawed[1] - thawed[0])
+
+
 def test_freezing_can_be_changed_and_undone():
     model = build(**ALL_PARTS)
     for before in (3, 1, 0, 2, None, 1, None):

@@ -121,7 +121,9 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 PositionsOption = Annotated[
     Positions, typer.Option(help="Keep the source's position table for patches, or sine-cosine for all tokens.")
 ]
-FramesOption = Annotated[int, typer.Option(help="Frames of a clip.", min=1)]
+FramesOption = Annotated[
+    int | None, typer.Option(help="Frames of a clip. Default: as the model of --tubes-from, or 32.", min=1)
+]
 HeadsOption = Annotated[int | None, typer.Option(help="Attention heads, for files that do not tell.", min=1)]
 ClassifierOption = Annotated[bool, typer.Option(help="Whether the head comes along, if there is one.")]
 PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Read a pickled file that you trust.")]
@@ -140,7 +142,7 @@ def convert(
         None
     ),
     tubes_from: Annotated[str | None, typer.Option(help="TubeViT whose tubes and kernels are taken instead.")] = None,
-    num_frames: FramesOption = 32,
+    num_frames: FramesOption = None,
     classifier: ClassifierOption = True,
     num_attention_heads: HeadsOption = None,
     allow_pickle: PickleOption = False,
@@ -171,7 +173,7 @@ def scale_up_command(
     gate_layer: Annotated[int, typer.Option(help="0-based layer of the gate; all before it is frozen.", min=0)],
     out: OutOption,
     positions: PositionsOption = Positions.PRETRAINED,
-    num_frames: FramesOption = 32,
+    num_frames: FramesOption = None,
     classifier: ClassifierOption = True,
     num_attention_heads: HeadsOption = None,
     allow_pickle: PickleOption = False,

@@ -25,9 +25,13 @@ from ..complexity import count_flops
 from ..configuration_tubevit import TubeViTConfig
 from ..modeling_tubevit import TubeViTForImageClassification, TubeViTModel, TubeViTPreTrainedModel, resize_positions
 from ..tubes_tubevit import resolve_tubes
+from ..video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
-from .sources import ConversionError, SourceViT, first_line, read_source
-from .tubes import default_tubes, find_patch, inflate_kernel, widen
+from .sources import ConversionError, SourceViT, first_line, read_preprocessing, read_source
+from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen
+
+
+DEFAULT_NUM_FRAMES = 32
 
 
 def convert_vit(
@@ -37,7 +41,7 @@ def convert_vit(
     tubes: list[dict[str, Any]] | None = None,
     new_tubes: str = "inflated",
     tubes_from: str | os.PathLike | None = None,
-    num_frames: int = 32,
+    num_frames: int | None = None,
     keep_classifier: bool = True,
     num_attention_heads: int | None = None,
     allow_pickle: bool = False,
@@ -54,7 +58,7 @@ def convert_vit(
         new_tubes: how the other kernels begin: `"inflated"` from the patch kernel, or `"random"`.
         tubes_from: folder or repo id of a TubeViT whose tubes and kernels are taken instead of the two above. If it
             is narrower, more neighbours are concatenated by space-to-depth.
-        num_frames: native length of a clip.
+        num_frames: native length of a clip; by default that of `tubes_from`, or 32.
         keep_classifier: whether the head comes along, if there is one.
         num_attention_heads: for files that do not tell; by default that of the usual ViT of their width.
         allow_pickle: whether a pickled file may be read.
@@ -81,7 +85,7 @@ def scale_up(
     *,
     gate_layer: int,
     positions: str = "pretrained",
-    num_frames: int = 32,
+    num_frames: int | None = None,
     keep_classifier: bool = True,
     num_attention_heads: int | None = None,
     allow_pickle: bool = False,
@@ -114,7 +118,7 @@ def convert(
     tubes: list[dict[str, Any]] | None = None,
     new_tubes: str = "inflated",
     tubes_from: str | os.PathLike | None = None,
-    num_frames: int,
+    num_frames: int | None,
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
     if positions not in ("pretrained", "tube_center"):
         raise ConversionError(f'`positions` must be "pretrained" or "tube_center", got {positions!r}.')
@@ -133,7 +137,10 @@ def convert(
     )
     kernels = {}
     if tubes_from is not None:
-        tubes, kernels = take_tubes(tubes_from, vit, report)
+        small = load_tubevit(tubes_from, vit)
+        num_frames = small.config.num_frames if num_frames is None else num_frames
+        tubes, kernels = take_tubes(os.fspath(tubes_from), small, vit, num_frames, report)
+    num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
     config = make_config(vit, positions, tubes or default_tubes(vit.patch_size), num_frames)
 
     tensors = gather_tensors(vit, config, report)
@@ -270,10 +277,12 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
     return tensors
 
 
-def take_tubes(
-    tubes_from: str | os.PathLike, vit: SourceViT, report: ConversionReport
-) -> tuple[list[dict[str, Any]], dict[int, tuple[torch.Tensor, torch.Tensor]]]:
-    """Tubes of another TubeViT for the source's width, with kernel and bias of each but the patch."""
+def load_tubevit(tubes_from: str | os.PathLike, vit: SourceViT) -> TubeViTModel:
+    """The model whose tubes are taken.
+
+    Raises:
+        ConversionError: it is no TubeViT, has another number of channels, or is wider than the source.
+    """
     name = os.fspath(tubes_from)
     try:
         model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
@@ -292,24 +301,54 @@ def take_tubes(
             f"{name}: its width is {small.config.hidden_size}, the source's {width}; tubes can be made wider, not "
             "narrower."
         )
+    return small
+
+
+def take_tubes(
+    name: str, small: TubeViTModel, vit: SourceViT, num_frames: int, report: ConversionReport
+) -> tuple[list[dict[str, Any]], dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Tubes of another TubeViT for the source's width, with kernel and bias of each but the patch."""
+    width = vit.settings["hidden_size"]
+    of_images = default_tubes(vit.patch_size)[-1]
+    normalizations = find_normalizations(name, vit)
+    if normalizations:
+        old, new = normalizations
+        report.notes.append(
+            f"The tubes of {name} saw pixels normalised by mean {old[0]} and standard deviation {old[1]}, here by "
+            f"{new[0]} and {new[1]}: weights and biases are adapted, so that they give the same."
+        )
     tubes, kernels = [], {}
     for tube, embedding in zip(small.config.resolved_tubes, small.embeddings.tubes):
         if tube.kernel_size[0] == 1:
             report.notes.append(f"The tube {list(tube.kernel_size)} of {name} makes way for the source's patches.")
+            of_images["stride"][0] = tube.stride[0]
             continue
-        wide = widen(tube, width)
+        wide = widen(tube, width, (num_frames, *vit.settings["image_size"]))
         base_kernel = small.embeddings.base_kernel
         weight = embedding.weight if base_kernel is None else embedding.resize_kernel(base_kernel)
-        kernels[len(tubes)] = weight.detach(), embedding.bias.detach()
-        tubes.append(wide)
-        num_neighbours = prod(wide["space_to_depth"])
+        kernel = weight.detach(), embedding.bias.detach()
+        kernels[len(tubes)] = renormalize(*kernel, *normalizations) if normalizations else kernel
+        tubes.append(wide.to_dict())
+        num_neighbours = prod(wide.space_to_depth)
         concatenated = num_neighbours * tube.out_channels
         report.notes.append(
             f"The tube {list(tube.kernel_size)} of {name} concatenates {num_neighbours} neighbours "
-            f"({'x'.join(map(str, wide['space_to_depth']))}) of {tube.out_channels} channels"
+            f"({'x'.join(map(str, wide.space_to_depth))}) of {tube.out_channels} channels"
             + (f", cut from {concatenated} to {width}." if concatenated > width else ".")
         )
-    return [*tubes, default_tubes(vit.patch_size)[-1]], kernels
+    return [*tubes, of_images], kernels
+
+
+def find_normalizations(name: str, vit: SourceViT) -> tuple[tuple, tuple] | None:
+    """Mean and standard deviation of the pixels that another TubeViT saw, and of those that the source sees, if they
+    are known and differ."""
+    # what the processors do when nothing else is asked
+    usual = {"image_mean": TubeViTVideoProcessor.image_mean, "image_std": TubeViTVideoProcessor.image_std}
+    theirs, ours = read_preprocessing(name), {**usual, **vit.preprocessing}
+    if not usual.keys() <= theirs.keys() or not (theirs.get("do_normalize", True) and ours.get("do_normalize", True)):
+        return None
+    old, new = ((settings["image_mean"], settings["image_std"]) for settings in (theirs, ours))
+    return None if old == new else (old, new)
 
 
 def build_model(

@@ -13,6 +13,8 @@
 # limitations under the License.
 """Kernels of the tubes that a converted ViT gets for videos."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -79,18 +81,20 @@ def resize_matrix(length: int, new_length: int) -> torch.Tensor:
     return nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)[:, 0, 0]
 
 
-def widen(tube: Tube, hidden_size: int) -> dict:
+def widen(tube: Tube, hidden_size: int, native_size: Size) -> Tube:
     """The same kernel for a wider encoder: more of its neighbouring outputs are concatenated (Section 3.6).
 
     The fewest neighbours that reach the width are taken; of equally many, those that are nearest to a cube, then a
-    square. What exceeds the width is cut by the model.
+    square. What exceeds the width is cut by the model. A token then sees a larger region: choices that no longer fit
+    the native clip are passed over.
 
     Raises:
-        ConversionError: no number of neighbours reaches the width, since each factor must divide the stride.
+        ConversionError: no number of neighbours reaches the width, since each factor must divide the stride, or none
+            of those that do fits the clip.
     """
     options = []
     for factors in product(*(divisors(step // done) for step, done in zip(tube.stride, tube.space_to_depth))):
-        space_to_depth = [done * factor for done, factor in zip(tube.space_to_depth, factors)]
+        space_to_depth = tuple(done * factor for done, factor in zip(tube.space_to_depth, factors))
         if prod(space_to_depth) * tube.out_channels >= hidden_size:
             _, height, width = factors
             options.append((prod(factors), max(factors), abs(height - width), space_to_depth))
@@ -99,7 +103,39 @@ def widen(tube: Tube, hidden_size: int) -> dict:
             f"The tube {list(tube.kernel_size)} has {tube.out_channels} channels, and no space-to-depth that divides "
             f"its stride {list(tube.stride)} brings it to a width of {hidden_size}."
         )
-    return {**tube.to_dict(), "space_to_depth": min(options)[-1]}
+    for *_, space_to_depth in sorted(options):
+        wide = replace(tube, space_to_depth=space_to_depth)
+        if all(wide.grid(native_size)):
+            return wide
+    num_frames, height, width = native_size
+    raise ConversionError(
+        f"The tube {list(tube.kernel_size)} has {tube.out_channels} channels; with as many neighbours as reach a "
+        f"width of {hidden_size} it does not fit a clip of {num_frames} frames of {height}x{width} pixels. Give more "
+        "frames."
+    )
+
+
+def renormalize(
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    old: tuple[Sequence[float], Sequence[float]],
+    new: tuple[Sequence[float], Sequence[float]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A kernel that gives of pixels normalised by `new` what it gave of those normalised by `old`.
+
+    `(pixel - old_mean) / old_std` is, channel by channel, `normalised * new_std / old_std + (new_mean - old_mean) /
+    old_std`; the factor goes into the weight, the rest into the bias.
+
+    Args:
+        weight: `(out_channels, channels, t, h, w)`.
+        bias: `(out_channels)`.
+        old, new: mean and standard deviation of each channel.
+    """
+    (old_mean, old_std), (new_mean, new_std) = (torch.tensor(numbers, dtype=torch.float64) for numbers in (old, new))
+    exact = weight.double()
+    shift = torch.einsum("dcthw,c->d", exact, (new_mean - old_mean) / old_std)
+    scaled = exact * (new_std / old_std)[:, None, None, None]
+    return scaled.to(weight.dtype), (bias.double() + shift).to(bias.dtype)
 
 
 def divisors(number: int) -> list[int]:
