@@ -11,22 +11,29 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the benchmarks share: hardware's name, fair timing, and results as JSON beside a printed table."""
+"""What the benchmarks share: hardware's name, fair timing, memory, training, and results as JSON beside a table."""
 
 import json
+import multiprocessing
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from torch import nn
+from tqdm.auto import trange
+from transformers import get_cosine_schedule_with_warmup
 
 
 RESULTS = Path(__file__).with_name("results")
+BATCH_SIZE = 32
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
@@ -58,6 +65,68 @@ def time_interleaved(functions: dict[str, Callable], device: torch.device, round
 
 def summarise(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def in_a_new_process(function: Callable[..., float], *arguments: object) -> float:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_memory() -> float:
+    """Of this process so far, in MiB (Linux)."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**10
+
+
+def train(
+    model: nn.Module,
+    draw_batch: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    steps: int,
+    learning_rate: float,
+    description: str,
+    rates: dict[str, float] | None = None,
+) -> None:
+    """Trains what is not frozen, with AdamW, a cosine schedule and bfloat16.
+
+    Args:
+        model: a classifier.
+        draw_batch: gives the next `pixel_values` and labels.
+        steps: number of them.
+        learning_rate: its highest; a tenth of the steps warms up.
+        description: beside the progress bar.
+        rates: factors on the learning rate of parameters, by the end of their names.
+    """
+    model.train()
+    groups = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = next((rate for end, rate in (rates or {}).items() if name.endswith(end)), 1.0)
+            groups.setdefault(rate, []).append(parameter)
+    parameters = [parameter for group in groups.values() for parameter in group]
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "lr": rate * learning_rate} for rate, group in groups.items()], weight_decay=0.05
+    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
+    for _ in trange(steps, desc=description, disable=None):
+        pixel_values, labels = draw_batch()
+        with torch.autocast(model.device.type, torch.bfloat16):
+            loss = model(pixel_values.to(model.device), labels=labels.to(model.device)).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, pixel_values: torch.Tensor, labels: torch.Tensor) -> float:
+    """Accuracy in percent."""
+    model.eval()
+    correct = 0
+    for batch, expected in zip(pixel_values.split(BATCH_SIZE), labels.split(BATCH_SIZE)):
+        with torch.autocast(model.device.type, torch.bfloat16):
+            predicted = model(batch.to(model.device)).logits.argmax(dim=-1)
+        correct += (predicted.cpu() == expected).sum().item()
+    return 100 * correct / len(labels)
 
 
 def report(name: str, title: str, machine: dict[str, str], rows: list[dict]) -> None:

@@ -25,16 +25,15 @@ import statistics
 from pathlib import Path
 
 import torch
-from common import describe_machine, report
+from common import BATCH_SIZE, describe_machine, evaluate, report, train
 from torch import nn
-from tqdm.auto import tqdm, trange
-from transformers import get_cosine_schedule_with_warmup, set_seed
+from tqdm.auto import tqdm
+from transformers import set_seed
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor, read_video
 from tubevit_hf.data.moving_digits import MOTIONS
 
 
-BATCH_SIZE = 32
 LEARNING_RATE = 2e-3
 
 
@@ -83,6 +82,12 @@ def main() -> None:
     device = torch.device(arguments.device)
 
     splits = {split: load_clips(arguments.folder, split) for split in ("train", "validation")}
+
+    def draw_batch() -> tuple[torch.Tensor, torch.Tensor]:
+        clips, labels = splits["train"]
+        chosen = torch.randint(len(clips), (BATCH_SIZE,))
+        return clips[chosen], labels[chosen]
+
     rows = []
     for variant in VARIANTS:
         accuracies = []
@@ -92,8 +97,9 @@ def main() -> None:
             model = TubeViTForVideoClassification(config)
             with torch.no_grad():
                 variant(model)
-            train(model.to(device), *splits["train"], arguments.steps, f"{variant.__name__}, seed {seed}")
-            accuracies.append(100 * evaluate(model, *splits["validation"]))
+            description = f"{variant.__name__}, seed {seed}"
+            train(model.to(device), draw_batch, arguments.steps, LEARNING_RATE, description)
+            accuracies.append(evaluate(model, *splits["validation"]))
         rows.append(
             {
                 "initial weights": variant.__name__.replace("_", " "),
@@ -115,32 +121,6 @@ def load_clips(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
             clips.append(pixel_values[0].bfloat16())
             labels.append(label)
     return torch.stack(clips), torch.tensor(labels)
-
-
-def train(model: nn.Module, clips: torch.Tensor, labels: torch.Tensor, steps: int, description: str) -> None:
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
-    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
-    for _ in trange(steps, desc=description, disable=None):
-        rows = torch.randint(len(clips), (BATCH_SIZE,))
-        with torch.autocast(model.device.type, torch.bfloat16):
-            loss = model(clips[rows].to(model.device), labels=labels[rows].to(model.device)).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, clips: torch.Tensor, labels: torch.Tensor) -> float:
-    model.eval()
-    correct = 0
-    for batch, expected in zip(clips.split(BATCH_SIZE), labels.split(BATCH_SIZE)):
-        with torch.autocast(model.device.type, torch.bfloat16):
-            predicted = model(batch.to(model.device)).logits.argmax(dim=-1)
-        correct += (predicted.cpu() == expected).sum().item()
-    return correct / len(labels)
 
 
 if __name__ == "__main__":

@@ -22,14 +22,11 @@ ViT-L-sized checkpoint, saving included: its peak, against the size of the check
 """
 
 import argparse
-import multiprocessing
-import re
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from common import describe_machine, report, summarise, time_interleaved
+from common import describe_machine, in_a_new_process, peak_memory, report, summarise, time_interleaved
 from transformers import ViTConfig, ViTModel
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, convert_vit, save_converted
@@ -98,11 +95,6 @@ def make_step(gate_layer: int | None, batch_size: int, device: str):
     return step
 
 
-def in_a_new_process(function, *arguments) -> float:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def memory_of_training(gate_layer: int | None, batch_size: int, device: str) -> float:
     """Peak of the process (or of the GPU) in MiB, weights, gradients and optimizer included."""
     before = peak_memory()
@@ -131,11 +123,6 @@ def memory_of_conversion(folder: str) -> float:
     before = peak_memory()
     save_converted(*convert_vit(Path(folder, "vit")), Path(folder, "tubevit"))
     return peak_memory() - before
-
-
-def peak_memory() -> float:
-    """Of this process, in MiB."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**10
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import nn
 
@@ -41,6 +42,21 @@ from tubevit_hf.data import moving_digits
 
 REPO_ID = "org/tubevit-b-k400"
 LABELS = ["fall", "jump", "roll", "spin", "wave"]
+# a tiny image ViT, and tubes for clips of 8 frames whose last is its patch
+PATCH = 8
+TINY_VIT = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "image_size": 32,
+    "patch_size": PATCH,
+}
+SMALL_TUBES = [
+    {"kernel_size": [2, 8, 8], "stride": [4, 16, 16]},
+    {"kernel_size": [4, 4, 6], "stride": [4, 12, 12], "offset": [1, 2, 4]},
+    {"kernel_size": [1, PATCH, PATCH], "stride": [8, PATCH, PATCH]},
+]
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +172,28 @@ def hub_cache(checkpoint, tmp_path_factory) -> Path:
     cache = tmp_path_factory.mktemp("hub")
     fill_hub_cache(cache, REPO_ID, checkpoint)
     return cache
+
+
+def vit_classifier() -> nn.Module:
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**TINY_VIT, num_labels=3))
+
+
+@pytest.fixture
+def vit(tmp_path) -> Path:
+    """An image classifier of Transformers, 24 wide."""
+    randomize(vit_classifier(), std=0.3).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A trained TubeViT of half the width, one of whose tubes uses space-to-depth already."""
+    config = tiny_config(
+        hidden_size=12,
+        num_attention_heads=2,
+        image_size=32,
+        num_frames=8,
+        tubes=[{**SMALL_TUBES[0], "space_to_depth": [2, 1, 1]}, *SMALL_TUBES[1:]],
+    )
+    randomize(TubeViTForVideoClassification(config)).save_pretrained(tmp_path / "small")
+    return tmp_path / "small"

@@ -51,6 +51,10 @@ TOLERANCES = {
     "millions": Tolerance(0.0, 0.05, "figures of the paper and the docs are printed in millions with one decimal"),
 }
 
+# of the standard deviation of what is compared: a converted model in float32 against its source, whose sums run in
+# another order
+CONVERSION_TOLERANCE = 1e-5
+
 
 def assert_close(actual, expected, tolerance: str, what: str = "") -> None:
     """`torch.testing.assert_close` with a named tolerance. Shapes must agree, dtypes only for "exact"."""
