@@ -4,10 +4,11 @@
     python benchmarks/image_to_video.py gate         # where the gate helps
     python benchmarks/image_to_video.py amplitude    # how large the sine-cosine positions should be
 
-An image ViT of 6 layers, 192 wide, learns to read digits in single frames; a TubeViT of 3 layers, 96 wide, learns
-digits in frames and motions in clips together. Then the ViT gets the TubeViT's tubes, as `tubevit scale-up` gives them,
-and learns the motions: a label that no single frame shows. Each seed has its own two models. The learning rate is the
-best of three by the accuracy on validation clips, found with a seed apart; validation and test show other digits.
+An image ViT of 6 layers, 192 wide, learns to read large upright digits in pictures; a TubeViT of 3 layers, 96 wide,
+learns those and the motions of small digits in clips, together. Then the ViT gets the TubeViT's tubes, as `tubevit
+scale-up` gives them, and learns the motions: a label that no single frame shows. Each seed has its own two models. The
+learning rate of each recipe is the best of three by the accuracy on validation clips, found with a seed apart; the
+other studies take those of the recipes that they vary. Training, validation and test show different handwriting.
 
 Writes a table as JSON and a picture of it. `--folder` keeps the models and finished runs, so that an interrupted study
 goes on where it was.
@@ -17,7 +18,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -36,24 +37,31 @@ from common import (
     train,
 )
 from matplotlib.figure import Figure
+from scipy import ndimage
 from sklearn.datasets import load_digits
 from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification, set_seed
+from transformers.utils import logging
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, convert_vit, scale_up
 from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, render_clip
 
 
 NUM_LAYERS, GATE_LAYER = 6, 4
+PATCH_SIZE = 16
 TUBES = [
     {"kernel_size": [8, 16, 16], "stride": [8, 16, 16]},
     {"kernel_size": [16, 8, 8], "stride": [16, 16, 16], "space_to_depth": [1, 2, 2]},
-    {"kernel_size": [1, 8, 8], "stride": [16, 8, 8]},
+    {"kernel_size": [1, PATCH_SIZE, PATCH_SIZE], "stride": [16, PATCH_SIZE, PATCH_SIZE]},
 ]
+SPLITS = ("train", "validation", "test")
 CLIPS_PER_MOTION = {"train": 300, "validation": 30, "test": 80}
 NUM_DIGITS = 10
-NUM_IMAGES = 4 * BATCH_SIZE  # frames in a batch of them
-PRETRAINING_STEPS = 800
+PICTURE_SIZES = (36, 57)  # pixels
+MOST_TILT = 20  # degrees
+NUM_IMAGES = 4 * BATCH_SIZE  # in a batch of pictures
+PICTURES = {"train": 8000, "validation": 500}
+PRETRAINING_STEPS = 1000
 PRETRAINING_RATE = 1e-3
 STEPS = 300
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -94,44 +102,53 @@ RECIPES = {
     "inflated tubes, + 2 layers": Setting(GATE_LAYER, tubes="inflated"),
     "from scratch": Setting(from_scratch=True),
 }
-BASE, FULL = "+ 2 layers + gate", "full fine-tuning"
+BASE, FULL, SCRATCH = "+ 2 layers + gate", "full fine-tuning", "from scratch"
 GATES = {
     f"from layer {layer} on, {name}": Setting(layer, **settings)
     for layer in (1, 3, 5)
     for name, settings in {
         "no gate": {},
         "gate": {"gate": True},
-        "gate learns 30 times as fast": {"gate": True, "gate_rate": 30.0},
-        "gate begins open": {"gate": True, "gate_start": 1.0},
+        "gate learns 100 times as fast": {"gate": True, "gate_rate": 100.0},
+        "gate begins at tanh(1)": {"gate": True, "gate_start": 1.0},
     }.items()
 }
 AMPLITUDES = {
-    f"{name}, {'matched' if amplitude is None else amplitude}": Setting(**settings, amplitude=amplitude)
-    for name, settings in {
-        BASE: {"freeze_before": GATE_LAYER, "gate": True},
-        FULL: {},
-        "from scratch": {"from_scratch": True},
-    }.items()
+    f"{name}, {'matched' if amplitude is None else amplitude}": replace(RECIPES[name], amplitude=amplitude)
+    for name in (BASE, FULL, SCRATCH)
     for amplitude in (0.0, None, 0.2, 1.0)
+}
+# setting by name, and the recipe whose learning rate it takes
+STUDIES = {
+    "recipes": {name: (setting, name) for name, setting in RECIPES.items()},
+    "gate": {name: (setting, BASE) for name, setting in GATES.items()},
+    "amplitude": {name: (setting, name.rpartition(", ")[0]) for name, setting in AMPLITUDES.items()},
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["recipes", "gate", "amplitude"])
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--folder", type=Path, default=Path("build/image_to_video"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     study = Study(arguments.folder, torch.device(arguments.device))
-    machine = describe_machine(study.device)
 
-    settings = {"recipes": RECIPES, "gate": GATES, "amplitude": AMPLITUDES}[arguments.study]
-    rows = [{"setting": name, **study.measure(name, setting)} for name, setting in settings.items()]
+    rows = []
+    for name, (setting, recipe) in STUDIES[arguments.study].items():
+        rows.append({"setting": name, **study.measure(name, setting, study.tune(recipe))})
+        if arguments.study == "gate":
+            rows[-1] |= study.compare_with_tokens(setting)
+        if arguments.study == "amplitude":
+            model = study.build(setting, SEEDS[0])
+            rows[-1]["amplitude"] = model.tubevit.config.position_embedding_scale
     if arguments.study == "recipes":
         add_costs(rows, study)
     name = f"image_to_video_{arguments.study}_{study.device.type}"
     title = f"Accuracy on test clips after {STEPS} steps of {BATCH_SIZE} clips"
-    report(name, title, machine, rows)
+    report(name, title, describe_machine(study.device), rows)
     draw(rows, title).savefig(RESULTS / f"{name}.png", dpi=120)
 
 
@@ -142,14 +159,20 @@ class Study:
         self.folder, self.device = folder, device
         self.finished = folder / "runs.json"
 
-    def measure(self, name: str, setting: Setting) -> dict:
-        """A row of the table: the best learning rate, and accuracy on test clips with it."""
-        by_rate = {rate: self.run(name, setting, rate, TUNING_SEED, "validation") for rate in LEARNING_RATES}
-        best = max(by_rate, key=lambda rate: by_rate[rate]["accuracy"])
-        runs = [self.run(name, setting, best, seed, "test") for seed in SEEDS]
+    def tune(self, recipe: str) -> float:
+        """The best learning rate of a recipe on validation clips."""
+        accuracies = {
+            rate: self.run(recipe, RECIPES[recipe], rate, TUNING_SEED, "validation")["accuracy"]
+            for rate in LEARNING_RATES
+        }
+        return max(accuracies, key=accuracies.get)
+
+    def measure(self, name: str, setting: Setting, learning_rate: float) -> dict:
+        """A row of the table."""
+        runs = [self.run(name, setting, learning_rate, seed, "test") for seed in SEEDS]
         accuracies = [run["accuracy"] for run in runs]
         row = {
-            "learning rate": best,
+            "learning rate": learning_rate,
             "accuracy (%)": statistics.median(accuracies),
             "each seed": ", ".join(f"{accuracy:.1f}" for accuracy in accuracies),
         }
@@ -166,7 +189,7 @@ class Study:
             description = f"{name}, {learning_rate}, seed {seed}"
             rates = {".gate": setting.gate_rate}
             train(model, partial(draw_clips, "train"), STEPS, learning_rate, description, rates)
-            clips, motions, _ = make_clips(split)
+            clips, motions = make_clips(split)
             result = {"accuracy": evaluate(model, normalize(clips), motions)}
             if setting.gate:
                 result["gate"] = model.tubevit.layers[setting.freeze_before].gate.tanh().item()
@@ -190,9 +213,8 @@ class Study:
                 vit, tubes=tubes, new_tubes=setting.tubes, num_frames=NUM_FRAMES, keep_classifier=False
             )
         base.freeze_before(setting.freeze_before)
-        model = TubeViTForVideoClassification(
-            TubeViTConfig.from_dict({**base.config.to_dict(), "num_labels": len(MOTIONS)})
-        )
+        settings = base.config.to_dict()
+        model = TubeViTForVideoClassification(TubeViTConfig(**{**settings, "num_labels": len(MOTIONS)}))
         if not setting.from_scratch:
             model.tubevit = base
         if setting.amplitude is not None:
@@ -200,6 +222,18 @@ class Study:
         if setting.gate:
             torch.nn.init.constant_(base.layers[setting.freeze_before].gate, setting.gate_start)
         return model.to(self.device)
+
+    @torch.no_grad()
+    def compare_with_tokens(self, setting: Setting) -> dict:
+        """How much of the tokens z0 is left in what the gated layer gives before the gate opens: the ratio of their
+        sizes (rms) and the cosine between them, over the tokens of the tubes."""
+        model = self.build(replace(setting, gate_start=0.0), SEEDS[0]).eval()
+        pixel_values, _ = draw_clips("validation")
+        states = model.tubevit(pixel_values.to(self.device), output_hidden_states=True).hidden_states
+        tokens, output = (state[:, 1:] for state in (states[0], states[setting.freeze_before + 1]))
+        ratio = tokens.square().mean().sqrt() / output.square().mean().sqrt()
+        cosine = torch.nn.functional.cosine_similarity(tokens, output, dim=-1).mean()
+        return {"rms z0 / y": f"{ratio.item():.3f}", "cosine": f"{cosine.item():.2f}"}
 
     def pretrain(self, seed: int) -> tuple[Path, Path]:
         """Folders of the image ViT and of the small TubeViT of a seed, which appear when they are trained."""
@@ -212,10 +246,10 @@ class Study:
                 num_attention_heads=3,
                 intermediate_size=768,
                 image_size=FRAME_SIZE,
-                patch_size=8,
+                patch_size=PATCH_SIZE,
                 num_labels=NUM_DIGITS,
             )
-            self.train_and_save(ViTForImageClassification(config), draw_images, vit)
+            self.train_and_save(ViTForImageClassification(config), draw_pictures, vit)
         if not small.exists():
             set_seed(seed)
             config = TubeViTConfig(
@@ -234,34 +268,60 @@ class Study:
     def train_and_save(self, model: torch.nn.Module, draw_batch: Callable, folder: Path) -> None:
         model.to(self.device)
         train(model, draw_batch, PRETRAINING_STEPS, PRETRAINING_RATE, str(folder))
-        clips, motions, digits = make_clips("validation")
-        frames = normalize(clips[:, 0])
+        pictures, digits = make_pictures("validation")
         if model.config.num_labels == NUM_DIGITS:
-            print(f"{folder}: digits {evaluate(model, frames, digits):.1f} %")
+            print(f"{folder}: digits {evaluate(model, normalize(pictures), digits):.1f} %")
         else:
-            on_digits = evaluate(model, frames, len(MOTIONS) + digits)
-            print(f"{folder}: motions {evaluate(model, normalize(clips), motions):.1f} %, digits {on_digits:.1f} %")
+            clips, motions = make_clips("validation")
+            on_digits = evaluate(model, normalize(pictures), len(MOTIONS) + digits)
+            print(f"{folder}: digits {on_digits:.1f} %, motions {evaluate(model, normalize(clips), motions):.1f} %")
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         model.save_pretrained(unfinished)
         unfinished.rename(folder)
 
 
-@cache
-def make_clips(split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`(clips, frames, 3, height, width)` of uint8, the motions and the digits; each split has digits of its own."""
-    digits = load_digits()
-    number = list(CLIPS_PER_MOTION).index(split)
-    rng = np.random.default_rng(number)
-    # half of the handwritten digits for training, a quarter for each of the others
+_load_digits = cache(load_digits)
+
+
+def draw_handwriting(split: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """One of the split's own handwritten digits, `(8, 8)` from 0 to 16, and which digit it is."""
+    digits = _load_digits()
+    # half of them for training, a quarter for each of the others
     quarters = np.array_split(np.random.default_rng(0).permutation(len(digits.images)), 4)
-    chosen_from = np.concatenate(quarters[:2]) if split == "train" else quarters[number + 1]
-    clips, motions, labels = [], [], []
-    for motion in tqdm(np.repeat(np.arange(len(MOTIONS)), CLIPS_PER_MOTION[split]), desc=split, disable=None):
-        index = rng.choice(chosen_from)
-        clips.append(render_clip(digits.images[index], MOTIONS[motion], rng).transpose(0, 3, 1, 2))
-        motions.append(motion)
-        labels.append(digits.target[index])
-    return torch.from_numpy(np.stack(clips)), torch.tensor(motions), torch.tensor(labels)
+    number = SPLITS.index(split)
+    index = rng.choice(quarters[number + 1] if number else np.concatenate(quarters[:2]))
+    return digits.images[index], digits.target[index]
+
+
+@cache
+def make_clips(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips `(clips, frames, 3, height, width)` of uint8, and the motions in them."""
+    rng = np.random.default_rng([0, SPLITS.index(split)])
+    motions = np.repeat(np.arange(len(MOTIONS)), CLIPS_PER_MOTION[split])
+    clips = [
+        render_clip(draw_handwriting(split, rng)[0], MOTIONS[motion], rng)
+        for motion in tqdm(motions, desc=f"{split} clips", disable=None)
+    ]
+    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous(), torch.from_numpy(motions)
+
+
+@cache
+def make_pictures(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures `(pictures, 3, height, width)` of uint8, a large digit almost upright in each, and the digits."""
+    rng = np.random.default_rng([1, SPLITS.index(split)])
+    pictures, labels = [], []
+    for _ in tqdm(range(PICTURES[split]), desc=f"{split} pictures", disable=None):
+        digit, label = draw_handwriting(split, rng)
+        size = rng.integers(*PICTURE_SIZES)
+        sprite = ndimage.zoom(digit / 16, size / len(digit), order=3)
+        sprite = ndimage.rotate(sprite, rng.uniform(-MOST_TILT, MOST_TILT), reshape=False, order=1).clip(0, 1)
+        alpha = np.zeros((FRAME_SIZE, FRAME_SIZE, 1))
+        top, left = rng.integers(0, FRAME_SIZE - len(sprite) + 1, size=2)
+        alpha[top : top + len(sprite), left : left + len(sprite), 0] = sprite
+        foreground, background = rng.uniform(160, 255, size=3), rng.uniform(0, 80, size=3)
+        pictures.append((alpha * foreground + (1 - alpha) * background).round().astype(np.uint8).transpose(2, 0, 1))
+        labels.append(label)
+    return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
 
 
 def normalize(pixels: torch.Tensor) -> torch.Tensor:
@@ -270,28 +330,28 @@ def normalize(pixels: torch.Tensor) -> torch.Tensor:
 
 def draw_clips(split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of clips with their motions."""
-    clips, motions, _ = make_clips(split)
+    clips, motions = make_clips(split)
     chosen = torch.randint(len(clips), (BATCH_SIZE,))
     return normalize(clips[chosen]), motions[chosen]
 
 
-def draw_images() -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of single frames with their digits."""
-    clips, _, digits = make_clips("train")
-    chosen = torch.randint(len(clips), (NUM_IMAGES,))
-    return normalize(clips[chosen, torch.randint(NUM_FRAMES, (NUM_IMAGES,))]), digits[chosen]
+def draw_pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of pictures with their digits."""
+    pictures, digits = make_pictures("train")
+    chosen = torch.randint(len(pictures), (NUM_IMAGES,))
+    return normalize(pictures[chosen]), digits[chosen]
 
 
 def draw_jointly() -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of one kind or the other: one classifier for motions and digits."""
     if torch.rand(()) < 0.5:
         return draw_clips("train")
-    images, digits = draw_images()
-    return images, len(MOTIONS) + digits
+    pictures, digits = draw_pictures()
+    return pictures, len(MOTIONS) + digits
 
 
 def add_costs(rows: list[dict], study: Study) -> None:
-    """Seconds a step, all settings in turn, and peak memory of the process or the GPU, each in a process of its own."""
+    """Seconds a step, all settings in turn; and peak memory of the process or the GPU, each in its own process."""
     models = {name: study.build(setting, SEEDS[0]) for name, setting in RECIPES.items()}
     steps = 10
     seconds = time_interleaved(

@@ -98,6 +98,9 @@ def test_what_timm_has_besides_is_refused(arguments, message, tmp_path):
 def test_bad_sources(vit, tmp_path):
     with pytest.raises(ConversionError, match="missing: it cannot be read"):
         convert_vit(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConversionError, match=r"empty: it holds no config\.json"):
+        convert_vit(tmp_path / "empty")
     weights = vit / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) // 2])
@@ -246,6 +249,11 @@ def test_commands(vit, small, tmp_path, monkeypatch):
     )
     assert result.exit_code == 0, result.output
     assert len(TubeViTModel.from_pretrained(out).config.tubes) == 3
+
+    tubes.write_text("[{]")
+    result = run(app, ["convert", str(vit), "--out", str(out), "--overwrite", "--tubes", str(tubes)])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "tubes.json: it is no JSON" in result.stderr
 
     scale = ["scale-up", "--image-model", str(vit), "--tubes-from", str(small), "--out", str(tmp_path / "big")]
     result = run(app, [*scale, "--gate-layer", "1"])

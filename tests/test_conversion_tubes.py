@@ -89,6 +89,14 @@ def test_default_tubes_are_table_12_without_space_to_depth(vit):
     assert report.flops["image, before"] == report.flops["image, after"] < report.flops["video, after"]
 
 
+def test_tubes_that_do_not_fit_are_noted(vit):
+    _, report = convert_vit(vit, num_frames=10)
+    notes = [note for note in report.notes if "gives it no tokens" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith("The tube [16, 4, 4] does not fit a clip of 10 frames of 32x32 pixels")
+    assert not any("gives it no tokens" in note for note in convert_vit(vit)[1].notes)
+
+
 def test_random_tubes(vit):
     model, report = convert_vit(
         vit, tubes=[{**SMALL_TUBES[0], "space_to_depth": [1, 2, 2]}, SMALL_TUBES[2]], new_tubes="random"

@@ -151,10 +151,10 @@ def convert(
     """Make a TubeViT of an image ViT; images give what they gave before."""
     with one_line_errors():
         check_folder(out, overwrite)
-        model, report = convert_vit(
+        converted = convert_vit(
             source,
             positions=positions.value,
-            tubes=None if tubes is None else json.loads(tubes.read_text(encoding="utf-8")),
+            tubes=None if tubes is None else read_tubes(tubes),
             new_tubes=new_tubes.value,
             tubes_from=tubes_from,
             num_frames=num_frames,
@@ -162,8 +162,8 @@ def convert(
             num_attention_heads=num_attention_heads,
             allow_pickle=allow_pickle,
         )
-        save_converted(model, report, out, overwrite)
-    report.print()
+        save_converted(*converted, out, overwrite)
+    converted[1].print()
 
 
 @app.command("scale-up")
@@ -182,7 +182,7 @@ def scale_up_command(
     """Give a large image ViT the tubes of a small TubeViT, mostly frozen, with a gate (Section 3.6 of the paper)."""
     with one_line_errors():
         check_folder(out, overwrite)
-        model, report = scale_up(
+        converted = scale_up(
             image_model,
             tubes_from,
             gate_layer=gate_layer,
@@ -192,8 +192,15 @@ def scale_up_command(
             num_attention_heads=num_attention_heads,
             allow_pickle=allow_pickle,
         )
-        save_converted(model, report, out, overwrite)
-    report.print()
+        save_converted(*converted, out, overwrite)
+    converted[1].print()
+
+
+def read_tubes(path: Path) -> list[dict]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: it is no JSON ({error}).") from error
 
 
 @contextmanager

@@ -162,6 +162,12 @@ def convert(
     model_class = TubeViTForImageClassification if "classifier.weight" in tensors else TubeViTModel
     model = build_model(model_class, config, tensors, report)
     finish_report(report, vit, model)
+    for tube, grid in zip(config.resolved_tubes, config.token_grids()):
+        if not all(grid):
+            report.notes.append(
+                f"The tube {list(tube.kernel_size)} does not fit a clip of {config.num_frames} frames of "
+                f"{'x'.join(map(str, config.native_size[1:]))} pixels, and gives it no tokens."
+            )
     if not {"image_mean", "image_std"} <= vit.preprocessing.keys():
         report.notes.append(
             "The source does not tell how its images are normalised; to [-1, 1] is assumed. If it was otherwise, set "

@@ -200,6 +200,10 @@ def read_transformers(
     model_type = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}.get(
         config.get("model_type"), config.get("model_type")
     )
+    if model_type is None:
+        raise ConversionError(
+            f"{name}: it holds no config.json of Transformers or timm. A file of weights is given itself."
+        )
     if model_type not in TRANSFORMERS:
         raise ConversionError(
             f"{name}: its `model_type` is {model_type!r}; TubeViT can be made of {', '.join(TRANSFORMERS)}, and of "
