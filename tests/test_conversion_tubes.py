@@ -79,6 +79,16 @@ def test_still_video_gives_tubes_the_tokens_of_the_patches(vit):
             assert ratios.max() < 1.25
 
 
+def test_plain_video_gives_all_tubes_the_same_token(vit):
+    """Of one colour everywhere, whatever the region: weights and biases must both come from the patch."""
+    model, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8)
+    video = torch.tensor([0.3, -0.8, 1.1])[:, None, None].expand(1, 8, 3, 32, 32)
+    with torch.no_grad():
+        first, *others = (tube(video, (1, 1, 1)) for tube in model.tubevit.embeddings.tubes)
+    for other in others:
+        assert_same(other, first)
+
+
 def test_default_tubes_are_table_12_without_space_to_depth(vit):
     model, report = convert_vit(vit)
     assert [tube["kernel_size"] for tube in model.config.tubes] == [[8, 8, 8], [16, 4, 4], [4, 12, 12], [1, 8, 8]]
