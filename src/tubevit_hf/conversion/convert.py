@@ -381,7 +381,6 @@ def build_model(
         # what transformers' own loader notes, so that the initialisation passes over it
         parameter._is_hf_initialized = key not in new
     model.initialize_weights()
-    model.freeze_before(config.freeze_before)
     return model.eval()
 
 
