@@ -144,8 +144,8 @@ def assert_all_accounted_for(report, model: nn.Module, source_keys) -> None:
     assert all(reason for reason in [*report.dropped.values(), *report.made.values(), *report.new.values()])
     used = {target for targets in report.used.values() for target in targets}
     assert set(report.copied) <= used
-    # nothing is missing that the source should have given
-    assert not report.new
+    # nothing is new that the source should have given: only what pools where there is no CLS token
+    assert all(name.startswith("pooler.") for name in report.new)
 
 
 @pytest.mark.parametrize(
