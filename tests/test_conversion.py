@@ -191,11 +191,26 @@ def test_timm(arguments, tmp_path):
     assert_all_accounted_for(report, model, source.state_dict())
 
 
-def test_timm_folder(tmp_path):
-    source = random_source(timm.create_model("vit_tiny_patch16_224", img_size=(32, 48), depth=1, num_classes=2))
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        ("vit_tiny_patch16_224", {}),
+        # the name says which GELU and which epsilon, the arguments how many heads
+        ("vit_base_patch16_clip_quickgelu_224", {"embed_dim": 48, "num_heads": 2}),
+    ],
+)
+def test_timm_folder(architecture, arguments, tmp_path):
+    source = timm.create_model(architecture, img_size=(32, 48), depth=1, num_classes=2, **arguments)
+    source = random_source(source)
+    with torch.no_grad():
+        # so small that the epsilon of the norms shows
+        source.patch_embed.proj.weight.mul_(1e-3)
+        source.pos_embed.mul_(1e-3)
+        source.cls_token.mul_(1e-3)
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     config = {
-        "architecture": "vit_tiny_patch16_224",
+        "architecture": architecture,
+        "model_args": arguments,
         "pretrained_cfg": {"input_size": [3, 32, 48], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
         "label_names": ["cat", "dog"],
     }
@@ -203,7 +218,7 @@ def test_timm_folder(tmp_path):
     model, _ = convert_vit(tmp_path)
     assert model.config.id2label == {0: "cat", 1: "dog"}
     assert model.config.image_size == [32, 48]
-    assert model.config.num_attention_heads == 3
+    assert model.config.num_attention_heads == arguments.get("num_heads", 3)
     with torch.no_grad():
         assert_same(model(random_images((32, 48))).logits, source(random_images((32, 48))))
 
