@@ -125,9 +125,12 @@ def test_pickles_are_refused_unless_allowed(tmp_path):
     torch.save(source.state_dict(), tmp_path / "vit.pth")
     with pytest.raises(ConversionError, match="--allow-pickle"):
         convert_vit(tmp_path / "vit.pth", num_attention_heads=2)
+    # a bare pickle, and one in the archive that torch.save writes
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"conv_proj.weight": Runs()}))
-    with pytest.raises(ConversionError, match=r"evil\.pth: it cannot be read"):
-        convert_vit(tmp_path / "evil.pth", num_attention_heads=2, allow_pickle=True)
+    torch.save({"conv_proj.weight": Runs()}, tmp_path / "evil.pt")
+    for name in ("evil.pth", "evil.pt"):
+        with pytest.raises(ConversionError, match=f"{name}: it cannot be read"):
+            convert_vit(tmp_path / name, num_attention_heads=2, allow_pickle=True)
     assert not Runs.has_run
 
 

@@ -12,3 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Data for training and demonstration. Nothing here imports the model."""
+
+from .annotations import FORMATS, AnnotationError, read_annotations
+
+
+__all__ = ["FORMATS", "AnnotationError", "read_annotations"]
