@@ -26,6 +26,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image, ImageOps
 from transformers.video_utils import load_video
 
 from tubevit_hf import VideoDecodingError, VideoReader, read_video, video_index_tubevit
@@ -159,6 +160,20 @@ def test_turned_and_mirrored(tmp_path, matrix, expected):
     for frame, index in zip(frames, (3, 20)):
         assert np.array_equal(frame.permute(1, 2, 0), expected(upright[index]))
     assert (metadata.height, metadata.width) == frames.shape[2:]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pictures_turned_by_exif(orientation, tmp_path):
+    """PyAV has no name for the Exif data that FFmpeg lays beside such a frame."""
+    rows, columns = np.mgrid[:40, :64]
+    picture = Image.fromarray(np.stack((rows * 6, columns * 3, rows + columns), axis=-1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    frames, _ = read_video(tmp_path / "turned.jpg")
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.jpg")))
+    # two decoders of a lossy format
+    assert np.abs(frames[0].permute(1, 2, 0).numpy().astype(int) - expected).max() <= 8
 
 
 def test_orientation_goes_to_the_nearest_quarter_turn():

@@ -402,13 +402,25 @@ class FrameBuffer:
     def add(self, position: int, frame: av.VideoFrame) -> None:
         if self.images is None:
             self.width, self.height = frame.width, frame.height
-            self.matrix = frame.side_data.get("DISPLAYMATRIX")
+            self.matrix = read_display_matrix(frame)
         converted = self.reformatter.reformat(frame, width=self.width, height=self.height, format="rgb24")
         image = orient(converted.to_ndarray(), self.matrix)
         if self.images is None:
             self.images = np.empty((len(self.is_filled), *image.shape), dtype=np.uint8)
         self.images[position] = image
         self.is_filled[position] = True
+
+
+def read_display_matrix(frame: av.VideoFrame) -> bytes | None:
+    """How the frame lies on the screen, see [`orient`]; `None` if as it is stored."""
+    try:
+        return frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        # beside it lies something that this PyAV has no name for, such as Exif; the turn is known without it, a mirror
+        # is not
+        cosine, sine = np.cos(np.radians(frame.rotation)), np.sin(np.radians(frame.rotation))
+        matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        return (matrix * 2**16).round().astype(np.int32).tobytes()
 
 
 def orient(image: np.ndarray, display_matrix: bytes | None) -> np.ndarray:
