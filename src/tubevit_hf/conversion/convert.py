@@ -31,9 +31,6 @@ from .sources import ConversionError, SourceViT, first_line, read_preprocessing,
 from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen
 
 
-DEFAULT_NUM_FRAMES = 32
-
-
 def convert_vit(
     source: str | os.PathLike,
     *,
@@ -140,7 +137,6 @@ def convert(
         small = load_tubevit(tubes_from, vit)
         num_frames = small.config.num_frames if num_frames is None else num_frames
         tubes, kernels = take_tubes(os.fspath(tubes_from), small, vit, num_frames, report)
-    num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
     config = make_config(vit, positions, tubes or default_tubes(vit.patch_size), num_frames)
 
     tensors = gather_tensors(vit, config, report)
@@ -176,8 +172,10 @@ def convert(
     return model, report
 
 
-def make_config(vit: SourceViT, positions: str, tubes: list[dict[str, Any]], num_frames: int) -> TubeViTConfig:
+def make_config(vit: SourceViT, positions: str, tubes: list[dict[str, Any]], num_frames: int | None) -> TubeViTConfig:
     settings = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, **vit.settings}
+    if num_frames is not None:
+        settings["num_frames"] = num_frames
     if "classifier.weight" in vit.tensors:
         settings.setdefault("num_labels", len(vit.tensors["classifier.weight"]))
     if "id2label" in settings:
@@ -190,7 +188,6 @@ def make_config(vit: SourceViT, positions: str, tubes: list[dict[str, Any]], num
     return TubeViTConfig(
         **settings,
         tubes=tubes,
-        num_frames=num_frames,
         pooling_type="cls" if settings["use_cls_token"] else "attention",
         position_embedding_type=positions,
         position_embedding_scale=scale,
