@@ -77,8 +77,8 @@ def main() -> None:
     console.rule("Done")
     console.print(
         f"Accuracy on {len(MOTIONS) * CLIPS_PER_MOTION['validation']} clips of unseen digits: "
-        f"{read_metric(model_folder, 'eval', 'eval_accuracy'):.1%} after {seconds:.0f} s of training.\n"
-        f"The same model with one frame of a clip: {read_metric(one_frame_folder, 'eval', 'eval_accuracy'):.1%} "
+        f"{read_metric(model_folder, 'eval', 'eval_top_1_accuracy'):.1%} after {seconds:.0f} s of training.\n"
+        f"The same model with one frame of a clip: {read_metric(one_frame_folder, 'eval', 'eval_top_1_accuracy'):.1%} "
         f"(chance is {1 / len(MOTIONS):.1%}): the label is the motion.\n\n"
         f"model    {model_folder}\n"
         f"metrics  {model_folder / 'all_results.json'}\n"
@@ -128,6 +128,8 @@ def train(folder: Path, name: str, num_frames: int) -> Path:
         "num_train_epochs": EPOCHS,
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 32,
+        "eval_clips": 1,
+        "eval_crops": 1,
         "learning_rate": 2e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 # Copyright 2026 The tubevit_hf Authors.
 #
 # Licensed under the Apache License, Version 2.0 (the "License");
@@ -21,28 +20,52 @@ The videos lie in class folders, `DATA_DIR/train/LABEL/*.mp4` and `DATA_DIR/vali
         --num_train_epochs 10 --per_device_train_batch_size 8 --learning_rate 1e-4 \
         --lr_scheduler_type cosine --warmup_steps 0.1
 
-To train from scratch, give `--config_name` instead: a folder with a `config.json` and a processor. On a CPU add
-`--use_cpu --bf16 True` if it computes in bfloat16. `--help` lists all arguments, the Trainer's included.
+or as the authors of a dataset distribute it, here with the paper's training settings (Table 10):
+
+    accelerate launch examples/run_video_classification.py --recipe ssv2-l \
+        --model_name_or_path PATH_OR_REPO --output_dir OUTPUT_DIR --do_train --do_eval \
+        --dataset_format ssv2 --video_dir 20bn-something-something-v2 \
+        --train_annotations something-something-v2-train.json \
+        --validation_annotations something-something-v2-validation.json --per_device_train_batch_size 8
+
+The same command again goes on from the last whole checkpoint in OUTPUT_DIR. To train from scratch, give
+`--config_name` instead: a folder with a `config.json` and a processor. On a CPU add `--use_cpu --bf16 True` if it
+computes in bfloat16. `--help` lists all arguments, the Trainer's included; what a recipe says they override.
 """
 
-from dataclasses import dataclass, field
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-import numpy as np
-from datasets import Video, load_dataset
+from datasets import DatasetDict
 from transformers import (
     AutoConfig,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
-    EvalPrediction,
     HfArgumentParser,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
-from transformers.video_utils import VideoMetadata
 
-from tubevit_hf import read_video  # the import also registers TubeViT with the Auto classes
+from tubevit_hf.data import (  # the import also registers TubeViT with the Auto classes
+    FORMATS,
+    AnnotationError,
+    ClipDataset,
+    EvaluationViews,
+    TrainingClip,
+    drop_unreadable,
+    get_names,
+    is_multi_label,
+    load_annotated,
+    load_by_name,
+    load_folder,
+)
+from tubevit_hf.training import RECIPES, VideoTrainer, find_checkpoint
+from tubevit_hf.visualization import draw_curves
 
 
 @dataclass
@@ -56,66 +79,125 @@ class ModelArguments:
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Start with a new classifier where the checkpoint's has other classes."}
     )
+    dropout: float | None = field(default=None, metadata={"help": "Dropout of the model. Default: the model's."})
 
 
 @dataclass
 class DataArguments:
-    data_dir: str = field(metadata={"help": "Folder with train/LABEL/*.mp4 and validation/LABEL/*.mp4."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with train/LABEL/*.mp4 and validation/LABEL/*.mp4."}
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Repo id of a dataset with the columns video and label, or a folder of one."}
+    )
+    dataset_format: str | None = field(
+        default=None, metadata={"help": "Format of the annotation files.", "choices": list(FORMATS)}
+    )
+    train_annotations: str | None = field(default=None, metadata={"help": "Annotations of the training videos."})
+    validation_annotations: str | None = field(default=None, metadata={"help": "And of those for validation."})
+    video_dir: str | None = field(default=None, metadata={"help": "Folder of the annotated videos, at any depth."})
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip. Default: the model's."})
+    fps: float | None = field(
+        default=None, metadata={"help": "Frames a second. Default: a clip has frames from all of the video."}
+    )
+    random_crop: bool = field(default=False, metadata={"help": "Cut out a random region of a training clip."})
+    horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every other training clip at random."})
+    rand_augment: list[int] | None = field(default=None, metadata={"help": "Layers and magnitude of RandAugment."})
+    mixup: float = field(default=0.0, metadata={"help": "Alpha of MixUp; 0 for none."})
+    eval_clips: int = field(default=4, metadata={"help": "Evaluated clips of a video, evenly spaced in time."})
+    eval_crops: int = field(default=3, metadata={"help": "Evaluated crops of a clip, along its longer side."})
+
+
+@dataclass
+class RecipeArguments:
+    recipe: str | None = field(
+        default=None,
+        metadata={"help": "Settings of Table 10, which other arguments override.", "choices": list(RECIPES)},
+    )
 
 
 def main() -> None:
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
-    # rows hold a path and a label until the transform below makes pixels of them
-    parser.set_defaults(remove_unused_columns=False)
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses()
+    parser = HfArgumentParser((RecipeArguments, ModelArguments, DataArguments, TrainingArguments))
+    parser.set_defaults(remove_unused_columns=False, **read_recipe())
+    recipe_args, model_args, data_args, training_args = parser.parse_args_into_dataclasses()
     source = model_args.model_name_or_path or model_args.config_name
     if source is None:
-        parser.error("give --model_name_or_path to fine-tune a checkpoint or --config_name to train from scratch")
+        stop("give --model_name_or_path to fine-tune a checkpoint or --config_name to train from scratch")
     set_seed(training_args.seed)
 
-    # 1. Data: paths only; `load_videos` below decodes them, with PyAV
-    dataset = load_dataset("videofolder", data_dir=data_args.data_dir).cast_column("video", Video(decode=False))
-    labels = dataset["train"].features["label"].names
+    # 1. Data: paths only; the clips are decoded where they are needed
+    dataset = load_splits(data_args)
+    labels = get_names(dataset["train"])
 
     # 2. Model
-    config = AutoConfig.from_pretrained(
-        source,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        problem_type="single_label_classification",
-    )
+    recipe = RECIPES.get(recipe_args.recipe)
+    config = AutoConfig.from_pretrained(source)
+    if recipe is not None and recipe.model:
+        if model_args.model_name_or_path and getattr(config, "tube_kernels", None) != "interpolated":
+            stop(
+                f"the recipe {recipe_args.recipe} needs a TubeViT whose `tube_kernels` are 'interpolated'; those of "
+                f"{source} are not"
+            )
+        config = AutoConfig.from_pretrained(source, **recipe.model)
     if data_args.num_frames is not None:
         config.num_frames = data_args.num_frames
+    if model_args.dropout is not None:
+        config.hidden_dropout_prob = model_args.dropout
+    known = [config.id2label[index] for index in sorted(config.id2label)]
+    is_classifier = any(name.endswith("Classification") for name in config.architectures or ())
+    other_labels = bool(model_args.model_name_or_path) and is_classifier and known != labels
+    if other_labels and not model_args.ignore_mismatched_sizes:
+        stop(
+            f"the checkpoint knows {len(known)} classes ({', '.join(known[:5])}, ...), the data has {len(labels)} "
+            f"({', '.join(labels[:5])}, ...). Give --ignore_mismatched_sizes to begin with a new classifier"
+        )
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    several = is_multi_label(dataset["train"])
+    config.problem_type = "multi_label_classification" if several else "single_label_classification"
     if model_args.model_name_or_path:
         model = AutoModelForVideoClassification.from_pretrained(
             source, config=config, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes
         )
+        if other_labels:
+            model._init_weights(model.classifier)  # also where the sizes agree
     else:
         model = AutoModelForVideoClassification.from_config(config)
     processor = AutoVideoProcessor.from_pretrained(source, num_frames=config.num_frames)
 
-    def load_videos(rows: dict[str, list]) -> dict[str, list]:
-        videos = [read_video(video["path"], sample_frames)[0] for video in rows["video"]]
-        pixel_values = processor(videos, do_sample_frames=False, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": list(pixel_values), "labels": rows["label"]}
-
-    def sample_frames(metadata: VideoMetadata) -> np.ndarray:
-        return processor.sample_frames(metadata, num_frames=config.num_frames)
-
-    dataset = dataset.with_transform(load_videos)
-
     # 3. Training
+    training_clip = TrainingClip(
+        processor,
+        config.num_frames,
+        data_args.fps,
+        random_crop=data_args.random_crop,
+        horizontal_flip=data_args.horizontal_flip,
+        rand_augment=data_args.rand_augment,
+    )
+    views = EvaluationViews(
+        processor, config.num_frames, data_args.fps, num_clips=data_args.eval_clips, num_crops=data_args.eval_crops
+    )
     trainer = VideoTrainer(
         model=model,
         args=training_args,
-        train_dataset=dataset["train"],
-        eval_dataset=dataset["validation"],
+        train_dataset=ClipDataset(dataset["train"], training_clip, seed=training_args.seed),
+        eval_dataset=ClipDataset(dataset["validation"], views),
         processing_class=processor,
-        compute_metrics=compute_accuracy,
+        mixup=data_args.mixup,
     )
+    folder = Path(training_args.output_dir)
     if training_args.do_train:
-        result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        if trainer.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            used = {
+                **asdict(recipe_args),
+                **asdict(model_args),
+                **asdict(data_args),
+                **training_args.to_sanitized_dict(),
+            }
+            (folder / "run_arguments.json").write_text(json.dumps(used, indent=2) + "\n")
+        checkpoint = training_args.resume_from_checkpoint or find_checkpoint(folder)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
         trainer.log_metrics("train", result.metrics)
@@ -126,29 +208,56 @@ def main() -> None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    if training_args.do_train and trainer.is_world_process_zero():
+        draw_curves(trainer.state.log_history).savefig(folder / "training_curves.png", dpi=120)
 
+    name = Path(data_args.data_dir or data_args.dataset_name or data_args.video_dir).name
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=Path(data_args.data_dir).name)
+        trainer.push_to_hub(dataset=name)
     else:
-        trainer.create_model_card(dataset=Path(data_args.data_dir).name)
+        trainer.create_model_card(dataset=name)
 
 
-def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    return {"accuracy": float(np.mean(prediction.predictions.argmax(axis=-1) == prediction.label_ids))}
+def read_recipe() -> dict:
+    """What the recipe says, if one is named: defaults that every argument overrides."""
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--recipe", choices=RECIPES)
+    early.add_argument("--per_device_train_batch_size", type=int, default=8)
+    arguments, _ = early.parse_known_args()
+    if arguments.recipe is None:
+        return {}
+    recipe = RECIPES[arguments.recipe]
+    num_devices = int(os.environ.get("WORLD_SIZE", 1))
+    return recipe.clip_arguments() | recipe.training_arguments(arguments.per_device_train_batch_size, num_devices)
 
 
-class VideoTrainer(Trainer):
-    """A Trainer that leaves the model card to the model, where the model writes its own."""
+def load_splits(data_args: DataArguments) -> DatasetDict:
+    try:
+        if data_args.data_dir is not None:
+            dataset = load_folder(data_args.data_dir)
+        elif data_args.dataset_name is not None:
+            dataset = load_by_name(data_args.dataset_name)
+        elif data_args.dataset_format is not None:
+            needed = ("train_annotations", "validation_annotations", "video_dir")
+            if lacking := [f"--{name}" for name in needed if getattr(data_args, name) is None]:
+                stop(f"--dataset_format needs {', '.join(lacking)} too")
+            dataset = load_annotated(
+                data_args.dataset_format,
+                data_args.train_annotations,
+                data_args.validation_annotations,
+                data_args.video_dir,
+            )
+        else:
+            stop("give --data_dir, --dataset_name, or --dataset_format with its annotations and --video_dir")
+        return DatasetDict({split: drop_unreadable(rows, split) for split, rows in dataset.items()})
+    except AnnotationError as error:
+        stop(str(error))
 
-    def create_model_card(self, model_name: str | None = None, dataset: str | None = None, **kwargs) -> None:
-        if not hasattr(self.model, "create_model_card"):
-            super().create_model_card(model_name=model_name, dataset=dataset, **kwargs)
-        elif self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            accuracies = [entry["eval_accuracy"] for entry in self.state.log_history if "eval_accuracy" in entry]
-            metrics = {"accuracy": accuracies[-1]} if accuracies else None
-            card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
-            card.save(folder / "README.md")
+
+def stop(message: str) -> NoReturn:
+    """Ends without the usage, which is long."""
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from transformers import AutoModelForVideoClassification, VideoMAEConfig, VideoMAEVideoProcessor, pipeline
 
 from tubevit_hf.data.moving_digits import MOTIONS, create_moving_digits
@@ -37,15 +38,15 @@ def digits(tmp_path_factory) -> Path:
     return folder
 
 
-def run_example(*arguments) -> subprocess.CompletedProcess:
-    script = EXAMPLES / "run_video_classification.py"
-    return subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True)
+def run_example(*arguments, script: str = "run_video_classification.py") -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], capture_output=True, text=True)
 
 
 def training_arguments(digits: Path, output: Path) -> list:
     return [
         *("--data_dir", digits, "--output_dir", output, "--do_train", "--do_eval", "--use_cpu"),
         *("--max_steps", 2, "--per_device_train_batch_size", 3, "--save_strategy", "no", "--disable_tqdm", True),
+        *("--eval_clips", 1, "--eval_crops", 1),
     ]
 
 
@@ -64,7 +65,7 @@ def test_output_folder_holds_all_that_its_users_need(trained):
     model = AutoModelForVideoClassification.from_pretrained(trained)
     assert sorted(model.config.label2id) == sorted(MOTIONS)
     assert model.config.problem_type == "single_label_classification"
-    accuracy = json.loads((trained / "eval_results.json").read_text())["eval_accuracy"]
+    accuracy = json.loads((trained / "eval_results.json").read_text())["eval_top_1_accuracy"]
     card = (trained / "README.md").read_text()
     assert f"| accuracy | {accuracy:.4g} |" in card
     assert "apache-2.0" in card
@@ -102,6 +103,67 @@ def test_other_architectures_train_too(digits, tmp_path):
     result = run_example("--config_name", tmp_path / "config", *training_arguments(digits, tmp_path / "model"))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_annotation_file_with_several_labels(digits, tmp_path):
+    """And a recipe, which other arguments override."""
+    tiny_config().save_pretrained(tmp_path / "config")
+    tiny_video_processor().save_pretrained(tmp_path / "config")
+    for split in ("train", "validation"):
+        files = sorted(path.relative_to(digits).as_posix() for path in digits.glob(f"{split}/*/*.mp4"))
+        rows = [{"video": file, "label": Path(file).parent.name.split("_")} for file in files]
+        (tmp_path / f"{split}.json").write_text(json.dumps([*rows, {"video": "gone.mp4", "label": ["up"]}]))
+    result = run_example(
+        *("--config_name", tmp_path / "config", "--dataset_format", "list", "--video_dir", digits),
+        *("--train_annotations", tmp_path / "train.json", "--validation_annotations", tmp_path / "validation.json"),
+        *("--recipe", "charades-b", "--num_frames", 7, "--gradient_accumulation_steps", 1, "--warmup_steps", 1),
+        *("--eval_clips", 2, "--eval_crops", 3, "--per_device_train_batch_size", 4),
+        *("--output_dir", tmp_path / "model", "--do_train", "--do_eval", "--use_cpu", "--max_steps", 2),
+        *("--save_strategy", "no", "--disable_tqdm", True),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "1 video(s) of train are passed over" in result.stderr
+    assert "gone.mp4: there is no such file" in result.stderr
+    config = AutoModelForVideoClassification.from_pretrained(tmp_path / "model").config
+    assert config.problem_type == "multi_label_classification"
+    assert list(config.label2id) == ["down", "left", "rest", "right", "turn", "up"]
+    assert config.hidden_dropout_prob == 0.2
+    assert 0 < json.loads((tmp_path / "model" / "eval_results.json").read_text())["eval_mean_average_precision"] <= 1
+    used = json.loads((tmp_path / "model" / "run_arguments.json").read_text())
+    expected = {"recipe": "charades-b", "fps": 6, "num_frames": 7, "weight_decay": 1e-3, "max_steps": 2}
+    assert {name: used[name] for name in expected} == expected
+    assert (tmp_path / "model" / "training_curves.png").stat().st_size > 1000
+
+
+def test_joint_training_exports_a_model_for_each_pipeline(digits, tmp_path):
+    tiny_config().save_pretrained(tmp_path / "config")
+    tiny_video_processor().save_pretrained(tmp_path / "config")
+    for split in ("train", "validation"):
+        for value, name in enumerate(("dark", "light")):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            Image.new("RGB", (64, 48), (200 * value, 0, 50)).save(tmp_path / "pictures" / split / name / "0.png")
+    result = run_example(
+        *("--config_name", tmp_path / "config", "--output_dir", tmp_path / "model", "--do_train", "--do_eval"),
+        *(
+            "--datasets",
+            f"motions={digits}",
+            f"pictures={tmp_path / 'pictures'}",
+            "--weights",
+            "motions=1",
+            "pictures=2",
+        ),
+        *("--use_cpu", "--max_steps", 3, "--per_device_train_batch_size", 2, "--eval_clips", 1, "--eval_crops", 1),
+        *("--save_strategy", "no", "--disable_tqdm", True),
+        script="run_joint_image_video.py",
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "model" / "eval_results.json").read_text())
+    assert {"eval_motions_top_1_accuracy", "eval_pictures_top_1_accuracy"} <= metrics.keys()
+    classify = pipeline("video-classification", model=str(tmp_path / "model" / "motions"))
+    assert classify(str(digits / "validation/up/0000.mp4"))[0]["label"] in MOTIONS
+    classify = pipeline("image-classification", model=str(tmp_path / "model" / "pictures"))
+    found = classify(str(tmp_path / "pictures" / "train" / "dark" / "0.png"))
+    assert {prediction["label"] for prediction in found} == {"dark", "light"}
 
 
 def test_a_model_must_be_named(digits, tmp_path):

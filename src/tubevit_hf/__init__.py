@@ -31,6 +31,7 @@ from .conversion import ConversionError, ConversionReport, convert_vit, save_con
 from .image_processing_pil_tubevit import TubeViTImageProcessorPil
 from .image_processing_tubevit import TubeViTImageProcessor
 from .model_card_tubevit import create_model_card
+from .modeling_joint import TubeViTForJointClassification
 from .modeling_tubevit import (
     TubeViTForImageClassification,
     TubeViTForVideoClassification,
@@ -68,6 +69,7 @@ __all__ = [
     "ConversionReport",
     "TubeViTConfig",
     "TubeViTForImageClassification",
+    "TubeViTForJointClassification",
     "TubeViTForVideoClassification",
     "TubeViTImageProcessor",
     "TubeViTImageProcessorPil",

@@ -143,6 +143,9 @@ class TubeViTConfig(PreTrainedConfig):
             How learned tables are brought to other sizes in space: `"bicubic"`, `"bicubic_antialias"` (as timm does),
             `"bicubic_corners"` or `"bilinear_corners"` (which keep the corners in place, as torchvision and Google's
             code do).
+        heads (`dict[str, dict]`, *optional*):
+            Of [`TubeViTForJointClassification`]: for each dataset its classes, `"labels"`, and its `"problem_type"`,
+            by default a single label.
 
     Example:
 
@@ -185,6 +188,7 @@ class TubeViTConfig(PreTrainedConfig):
     position_embedding_resize: Literal["bicubic", "bicubic_antialias", "bicubic_corners", "bilinear_corners"] = (
         "bicubic"
     )
+    heads: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self, **kwargs):
         # JSON knows lists only: what is saved and what is loaded must be the same
@@ -194,6 +198,11 @@ class TubeViTConfig(PreTrainedConfig):
         tubes = TABLE_12_TUBES if self.tubes is None else self.tubes
         self.tubes = [tube.to_dict() for tube in resolve_tubes(tubes, self.hidden_size)]
 
+        if self.heads is not None:
+            self.heads = {
+                name: {"problem_type": "single_label_classification", **head} for name, head in self.heads.items()
+            }
+
         self._warn_about_unknown(kwargs)
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
         super().__post_init__(**kwargs)
@@ -201,6 +210,7 @@ class TubeViTConfig(PreTrainedConfig):
         self.validate_sizes()
         self.validate_layers()
         self.validate_tubes()
+        self.validate_heads()
 
     @classmethod
     def from_preset(cls, name: str, **kwargs) -> "TubeViTConfig":
@@ -316,6 +326,15 @@ class TubeViTConfig(PreTrainedConfig):
                 "`position_embedding_type` 'pretrained' needs a tube of kernel time 1, such as "
                 "{'kernel_size': [1, 16, 16], 'stride': [32, 16, 16]}."
             )
+
+    def validate_heads(self):
+        """Heads must have classes, and names that parameters can have."""
+        for name, head in (self.heads or {}).items():
+            if "." in name or head.keys() != {"labels", "problem_type"} or not head["labels"]:
+                raise ValueError(
+                    f'`heads[{name!r}]` must be {{"labels": [...], "problem_type": ...}} with one label or more, and '
+                    f"its name have no dot, got {head}."
+                )
 
     def position_table_shape(self, tube: Tube) -> tuple[int, ...] | None:
         """Shape of the learned position table of a tube, `None` where it has none: `(1, t, h, w, hidden_size)` or, for

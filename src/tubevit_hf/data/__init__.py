@@ -14,6 +14,27 @@
 """Data for training and demonstration. Nothing here imports the model."""
 
 from .annotations import FORMATS, AnnotationError, read_annotations
+from .batches import JointBatches, JointDataset, ShuffledBatches
+from .clips import ClipDataset, EvaluationViews, TrainingClip, collate_clips
+from .splits import drop_unreadable, get_names, holds_images, is_multi_label, load_annotated, load_by_name, load_folder
 
 
-__all__ = ["FORMATS", "AnnotationError", "read_annotations"]
+__all__ = [
+    "FORMATS",
+    "AnnotationError",
+    "ClipDataset",
+    "EvaluationViews",
+    "JointBatches",
+    "JointDataset",
+    "ShuffledBatches",
+    "TrainingClip",
+    "collate_clips",
+    "drop_unreadable",
+    "get_names",
+    "holds_images",
+    "is_multi_label",
+    "load_annotated",
+    "load_by_name",
+    "load_folder",
+    "read_annotations",
+]

@@ -11,13 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Pictures: which regions of a clip the tubes see, and which of them the attention pooling looks at.
+"""Pictures: which regions of a clip the tubes see, and which of them the attention pooling looks at;
+how a training went.
 
 Needs matplotlib (`pip install "tubevit_hf[demo]"`).
 """
 
 from .attention import draw_attention, pooling_attention
+from .curves import draw_curves
 from .tubes import draw_tubes
 
 
-__all__ = ["draw_attention", "draw_tubes", "pooling_attention"]
+__all__ = ["draw_attention", "draw_curves", "draw_tubes", "pooling_attention"]

@@ -1,0 +1,168 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Train one TubeViT on images and videos together (Section 3.5): a head and a loss for each dataset.
+
+Each dataset is `NAME=FOLDER`, a folder of class folders of videos or of images, `FOLDER/train/LABEL/*` and
+`FOLDER/validation/LABEL/*`:
+
+    python examples/run_joint_image_video.py \
+        --model_name_or_path PATH_OR_REPO --datasets motions=VIDEOS digits=IMAGES --weights motions=2 digits=1 \
+        --output_dir OUTPUT_DIR --do_train --do_eval --num_train_epochs 10 --per_device_train_batch_size 8
+
+Beside the trained model, OUTPUT_DIR holds a folder for each dataset with a model of its head alone, for pipelines.
+To train from scratch, give `--config_name` instead. `--help` lists all arguments, the Trainer's included.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from transformers import AutoConfig, AutoVideoProcessor, HfArgumentParser, TrainingArguments, set_seed
+
+from tubevit_hf import TubeViTForJointClassification
+from tubevit_hf.data import (
+    AnnotationError,
+    ClipDataset,
+    EvaluationViews,
+    JointDataset,
+    TrainingClip,
+    drop_unreadable,
+    get_names,
+    holds_images,
+    is_multi_label,
+    load_folder,
+)
+from tubevit_hf.training import VideoTrainer, find_checkpoint
+
+
+@dataclass
+class JointArguments:
+    datasets: list[str] = field(metadata={"help": "NAME=FOLDER of each dataset, videos or images."})
+    weights: list[str] | None = field(
+        default=None, metadata={"help": "NAME=NUMBER: share of batches of each dataset. Default: as long as they are."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or repo id of a TubeViT whose encoder and tubes are trained on."}
+    )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Folder or repo id with a config and a processor, to train from scratch."}
+    )
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip. Default: the model's."})
+    fps: float | None = field(
+        default=None, metadata={"help": "Frames a second. Default: a clip has frames from all of the video."}
+    )
+    eval_clips: int = field(default=4, metadata={"help": "Evaluated clips of a video, evenly spaced in time."})
+    eval_crops: int = field(default=3, metadata={"help": "Evaluated crops of a clip, along its longer side."})
+
+
+def main() -> None:
+    parser = HfArgumentParser((JointArguments, TrainingArguments))
+    # each head sees a part of the batches, so its gradients are missing in the others
+    parser.set_defaults(remove_unused_columns=False, ddp_find_unused_parameters=True)
+    arguments, training_args = parser.parse_args_into_dataclasses()
+    source = arguments.model_name_or_path or arguments.config_name
+    if source is None:
+        stop("give --model_name_or_path to fine-tune a checkpoint or --config_name to train from scratch")
+    set_seed(training_args.seed)
+
+    # 1. Data
+    rows = {}
+    try:
+        for name, folder in read_pairs(arguments.datasets).items():
+            rows[name] = load_folder(folder)
+            for split in rows[name]:
+                rows[name][split] = drop_unreadable(rows[name][split], f"{name}, {split}")
+    except AnnotationError as error:
+        stop(str(error))
+    weights = None
+    if arguments.weights is not None:
+        weights = {name: float(weight) for name, weight in read_pairs(arguments.weights).items()}
+        if weights.keys() != rows.keys():
+            stop(f"--weights must give each of {', '.join(rows)} a share, got {', '.join(arguments.weights)}")
+
+    # 2. Model
+    config = AutoConfig.from_pretrained(source)
+    config.heads = {
+        name: {
+            "labels": get_names(splits["train"]),
+            "problem_type": (
+                "multi_label_classification" if is_multi_label(splits["train"]) else "single_label_classification"
+            ),
+        }
+        for name, splits in rows.items()
+    }
+    if arguments.num_frames is not None:
+        config.num_frames = arguments.num_frames
+    if arguments.model_name_or_path:
+        model = TubeViTForJointClassification.from_pretrained(source, config=config)
+    else:
+        model = TubeViTForJointClassification(config)
+    processor = AutoVideoProcessor.from_pretrained(source, num_frames=config.num_frames)
+
+    # 3. Training; an image is a clip of one frame
+    train, validation = {}, {}
+    for name, splits in rows.items():
+        if holds_images(splits["train"]):
+            num_frames, fps, num_clips = 1, None, 1
+        else:
+            num_frames, fps, num_clips = config.num_frames, arguments.fps, arguments.eval_clips
+        clip = TrainingClip(processor, num_frames, fps)
+        views = EvaluationViews(processor, num_frames, fps, num_clips, arguments.eval_crops)
+        train[name] = ClipDataset(splits["train"], clip, training_args.seed, name)
+        validation[name] = ClipDataset(splits["validation"], views, name=name)
+    trainer = VideoTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=JointDataset(list(train.values())),
+        eval_dataset=validation,
+        processing_class=processor,
+        weights=weights,
+    )
+    if training_args.do_train:
+        checkpoint = training_args.resume_from_checkpoint or find_checkpoint(training_args.output_dir)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+
+    # 4. Evaluation, and a model of each head
+    if training_args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if training_args.do_train and trainer.is_world_process_zero():
+        for name, splits in rows.items():
+            folder = Path(training_args.output_dir, name)
+            model.export(name, images=holds_images(splits["train"])).save_pretrained(folder)
+            processor.save_pretrained(folder)
+
+
+def read_pairs(pairs: list[str]) -> dict[str, str]:
+    """`["a=b"] -> {"a": "b"}`"""
+    for pair in pairs:
+        if "=" not in pair:
+            stop(f"expected NAME=..., got {pair!r}")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def stop(message: str) -> NoReturn:
+    """Ends without the usage, which is long."""
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Annotation files of the usual video datasets, as their authors distribute them.
+
+| format | annotations | classes | videos, anywhere under their folder |
+|---|---|---|---|
+| `kinetics` (400 to 700) | `train.csv`: label, youtube_id, time_start, time_end | sorted | `ID_START_END.*` |
+| `ucf101` | `trainlist01.txt`, `testlist01.txt` | `classInd.txt` beside it | by name |
+| `hmdb51` | `*_test_split1.txt`, a pattern for one file a class | the files' names | by name |
+| `ssv2` | `something-something-v2-train.json` | `something-something-v2-labels.json` beside it | `ID.*` |
+| `charades` | `Charades_v1_train.csv` | `Charades_v1_classes.txt` beside it | `ID.*` |
+| `list` | `.csv`, `.json` or `.jsonl` with the columns video and label | sorted | by relative path |
+
+Every reader gives what `load_dataset("videofolder")` gives: a [`datasets.Dataset`] with the columns `video`, a path,
+and `label`, a `ClassLabel` or, where videos have several, a list of them.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+
+import PIL.Image
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+
+# What is taken for a video in a folder
+VIDEO_SUFFIXES = [
+    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+]
+
+
+class AnnotationError(ValueError):
+    """Annotations cannot be read; the message names the file and, where there is one, the line."""
+
+
+@dataclass
+class Annotations:
+    """What a file of annotations says.
+
+    Args:
+        source: the file, or a pattern of several.
+        rows: for each video where it stands (`"file, line 3"`), its name, and its label or labels.
+        names: the classes in order, if the dataset has a list of them.
+    """
+
+    source: str
+    rows: list[tuple[str, str, str | list[str]]] = field(default_factory=list)
+    names: list[str] | None = None
+
+
+def read_annotations(
+    format: str, annotations: str | Path, videos: str | Path, train: bool = True, names: Sequence[str] | None = None
+) -> tuple[Dataset, list[str]]:
+    """Reads one split of a dataset.
+
+    Args:
+        format: a key of `FORMATS`.
+        annotations: the file (for HMDB51 a pattern of files).
+        videos: folder that holds the videos, at any depth.
+        train: which of the two splits, where a file holds both (HMDB51).
+        names: classes in order; by default those of the dataset.
+
+    Returns:
+        The dataset, without the videos whose file is missing, and the names of these.
+
+    Raises:
+        AnnotationError: the annotations cannot be read, name a class that is not in `names`, or no video is there.
+    """
+    if format not in FORMATS:
+        raise AnnotationError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}.")
+    found = FORMATS[format](str(annotations), train)
+    if not found.rows:
+        raise AnnotationError(f"{annotations}: it names no videos.")
+    several = isinstance(found.rows[0][2], list)
+    if names is None:
+        names = found.names or sorted({label for *_, labels in found.rows for label in as_list(labels)})
+    class_label = ClassLabel(names=list(names))
+    paths = locate_videos(videos)
+    rows, missing = {"video": [], "label": []}, []
+    for place, video, labels in found.rows:
+        path = paths.get(video) or paths.get(Path(video).stem)
+        if path is None:
+            missing.append(video)
+            continue
+        for label in as_list(labels):
+            if label not in names:
+                raise AnnotationError(f"{place}: the class {label!r} is none of the {len(names)} known ones.")
+        rows["video"].append(path)
+        rows["label"].append(class_label.str2int(labels))
+    if not rows["video"]:
+        raise AnnotationError(
+            f"{annotations}: none of its {len(missing)} videos lies under {videos}; looked for {missing[0]} first."
+        )
+    features = Features({"video": Value("string"), "label": List(class_label) if several else class_label})
+    return Dataset.from_dict(rows, features=features), missing
+
+
+def locate_videos(folder: str | Path) -> dict[str, str]:
+    """Path of each video under a folder, by its relative path and by its bare name."""
+    paths = {}
+    for path in find_videos(folder):
+        paths.setdefault(path.stem, str(path))
+        paths[path.relative_to(folder).as_posix()] = str(path)
+    return paths
+
+
+def find_videos(folder: str | Path) -> list[Path]:
+    """All videos in a folder and the folders in it, sorted."""
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """All images that Pillow knows in a folder and the folders in it, sorted."""
+    return sorted(path for path in Path(folder).rglob("*") if is_image(path))
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether Pillow knows files of this name as images, and FFmpeg not as videos."""
+    suffix = Path(path).suffix.lower()
+    return suffix in PIL.Image.registered_extensions() and suffix not in VIDEO_SUFFIXES
+
+
+def as_list(labels: str | list[str]) -> list[str]:
+    return labels if isinstance(labels, list) else [labels]
+
+
+def read_kinetics(source: str, train: bool) -> Annotations:
+    rows = []
+    for place, row in read_csv(source, ("label", "youtube_id", "time_start", "time_end")):
+        try:
+            start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
+        except ValueError as error:
+            raise AnnotationError(f"{place}: time_start and time_end must be seconds, got {row}.") from error
+        rows.append((place, f"{row['youtube_id']}_{start:06d}_{end:06d}", row["label"]))
+    return Annotations(source, rows)
+
+
+def read_ucf101(source: str, train: bool) -> Annotations:
+    rows = []
+    # training lists add the number of the class: "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
+    for place, line in read_lines(source):
+        video = line.split()[0]
+        if "/" not in video:
+            raise AnnotationError(f"{place}: expected CLASS/VIDEO, got {line!r}.")
+        rows.append((place, video, video.split("/")[0]))
+    names = [line.split()[-1] for _, line in read_lines(str(Path(source).with_name("classInd.txt")))]
+    return Annotations(source, rows, names)
+
+
+def read_hmdb51(source: str, train: bool) -> Annotations:
+    files = sorted(glob(source))
+    if not files:
+        raise AnnotationError(f"{source}: there is no such file; give a pattern such as FOLDER/*_test_split1.txt.")
+    wanted = "1" if train else "2"  # 0: of neither
+    rows, names = [], []
+    for file in files:
+        name = Path(file).name.partition("_test_split")[0]
+        names.append(name)
+        for place, line in read_lines(file):
+            video, _, part = line.rpartition(" ")
+            if part not in ("0", "1", "2"):
+                raise AnnotationError(f"{place}: expected VIDEO and 0, 1 or 2, got {line!r}.")
+            if part == wanted:
+                rows.append((place, video.strip(), name))
+    return Annotations(source, rows, names)
+
+
+def read_something_something(source: str, train: bool) -> Annotations:
+    labels = read_json(str(Path(source).with_name("something-something-v2-labels.json")))
+    names = sorted(labels, key=lambda label: int(labels[label]))
+    rows = []
+    for place, row in check_entries(source, read_json(source), ("id", "template")):
+        rows.append((place, row["id"], row["template"].replace("[", "").replace("]", "")))
+    return Annotations(source, rows, names)
+
+
+def read_charades(source: str, train: bool) -> Annotations:
+    codes = dict(line.split(" ", 1) for _, line in read_lines(str(Path(source).with_name("Charades_v1_classes.txt"))))
+    rows = []
+    for place, row in read_csv(source, ("id", "actions")):
+        # "c092 11.90 21.20;c147 0.00 12.60": class, start and end in seconds
+        labels = sorted({action.split()[0] for action in row["actions"].split(";") if action})
+        for label in labels:
+            if label not in codes:
+                raise AnnotationError(f"{place}: there is no class {label!r} in Charades_v1_classes.txt.")
+        rows.append((place, row["id"], [codes[label] for label in labels]))
+    return Annotations(source, rows, list(codes.values()))
+
+
+def read_list(source: str, train: bool) -> Annotations:
+    columns = ("video", "label")
+    if Path(source).suffix == ".csv":
+        entries = read_csv(source, columns)
+    elif Path(source).suffix == ".jsonl":
+        entries = []
+        for place, line in read_lines(source):
+            entry = parse_json(place, line)
+            check_columns(place, entry if isinstance(entry, dict) else (), columns)
+            entries.append((place, entry))
+    else:
+        entries = check_entries(source, read_json(source), columns)
+    return Annotations(source, [(place, row["video"], row["label"]) for place, row in entries])
+
+
+def read_lines(source: str) -> Iterator[tuple[str, str]]:
+    """Place and text of each line that is not empty."""
+    try:
+        text = Path(source).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield f"{source}, line {number}", line.strip()
+
+
+def read_csv(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Place and columns of each row."""
+    try:
+        with open(source, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            check_columns(source, rows.fieldnames or (), columns)
+            for row in rows:
+                place = f"{source}, line {rows.line_num}"
+                if any(row[column] is None for column in columns):
+                    raise AnnotationError(f"{place}: it has fewer columns than the header.")
+                yield place, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
+
+
+def read_json(source: str) -> dict | list:
+    try:
+        text = Path(source).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
+    return parse_json(source, text)
+
+
+def parse_json(place: str, text: str) -> dict | list:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise AnnotationError(f"{place}: it is no JSON ({error}).") from error
+
+
+def check_entries(source: str, entries: dict | list, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """Place and entry of each object in a JSON list."""
+    if not isinstance(entries, list):
+        raise AnnotationError(f"{source}: expected a list of objects with {', '.join(columns)}.")
+    for number, entry in enumerate(entries, start=1):
+        place = f"{source}, entry {number}"
+        check_columns(place, entry if isinstance(entry, dict) else (), columns)
+        yield place, entry
+
+
+def check_columns(place: str, found: Iterable[str], columns: Sequence[str]) -> None:
+    lacking = [column for column in columns if column not in found]
+    if lacking:
+        raise AnnotationError(f"{place}: it lacks {', '.join(lacking)}; it has {', '.join(found) or 'nothing'}.")
+
+
+# reader by name of the format
+FORMATS: dict[str, Callable[[str, bool], Annotations]] = {
+    "kinetics": read_kinetics,
+    "ucf101": read_ucf101,
+    "hmdb51": read_hmdb51,
+    "ssv2": read_something_something,
+    "charades": read_charades,
+    "list": read_list,
+}

@@ -1,0 +1,139 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Which rows make the batches of an epoch: of one dataset, or of several that are trained jointly.
+
+The order depends on the seed and the epoch alone, so that a run that is taken up again goes on where it was, and any
+number of processes sees what a single one would see.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from .clips import ClipDataset
+
+
+class ShuffledBatches(Sampler):
+    """Batches of an epoch in random order, dealt out to processes; every row comes once.
+
+    The last batch is smaller; the rows that are too few to give each process one make the batch before larger.
+
+    Args:
+        num_rows: of the dataset.
+        batch_size: rows of a batch on one process.
+        seed: of the order.
+        process_index, num_processes: which of how many processes asks.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int = 0, process_index: int = 0, num_processes: int = 1):
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+        self.process_index, self.num_processes = process_index, num_processes
+        self.epoch = 0
+        together = batch_size * num_processes
+        self.num_batches = ceil(num_rows / together)
+        if self.num_batches > 1 and num_rows - (self.num_batches - 1) * together < num_processes:
+            self.num_batches -= 1
+        if num_rows < num_processes:
+            raise ValueError(f"{num_rows} row(s) are too few for {num_processes} processes.")
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(self.num_rows, generator=make_generator(self.seed, self.epoch)).tolist()
+        together = self.batch_size * self.num_processes
+        for number in range(self.num_batches):
+            end = None if number == self.num_batches - 1 else (number + 1) * together
+            yield order[number * together : end][self.process_index :: self.num_processes]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+class JointDataset(Dataset):
+    """Datasets that have names; a row is named by dataset and index."""
+
+    def __init__(self, datasets: Sequence[ClipDataset]):
+        self.datasets = {dataset.name: dataset for dataset in datasets}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.datasets.values()))
+
+    def __getitem__(self, row: tuple[str, int]) -> dict:
+        name, index = row
+        return self.datasets[name][index]
+
+    def set_epoch(self, epoch: int) -> None:
+        for dataset in self.datasets.values():
+            dataset.set_epoch(epoch)
+
+
+class JointBatches(Sampler):
+    """Batches of rows of a [`JointDataset`], each of one dataset, drawn by weight.
+
+    A dataset is gone through in random order, and again in another one when it is at its end. An epoch has as many
+    batches as the datasets' rows make.
+
+    Args:
+        lengths: number of rows of each dataset.
+        weights: share of batches of each dataset, up to a factor.
+        batch_size, seed, process_index, num_processes: as of [`ShuffledBatches`].
+
+    Raises:
+        ValueError: the weights are not of the same datasets or not positive.
+    """
+
+    def __init__(
+        self,
+        lengths: Mapping[str, int],
+        weights: Mapping[str, float],
+        batch_size: int,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        if lengths.keys() != weights.keys() or min(weights.values()) <= 0:
+            raise ValueError(f"`weights` must give each of {', '.join(lengths)} a share above 0, got {dict(weights)}.")
+        self.lengths, self.weights, self.batch_size, self.seed = dict(lengths), dict(weights), batch_size, seed
+        self.process_index, self.num_processes = process_index, num_processes
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return ceil(sum(self.lengths.values()) / (self.batch_size * self.num_processes))
+
+    def __iter__(self) -> Iterator[list[tuple[str, int]]]:
+        generator = make_generator(self.seed, self.epoch)
+        names = list(self.lengths)
+        weights = torch.tensor([self.weights[name] for name in names], dtype=torch.float64)
+        rows = {name: shuffle_forever(length, generator) for name, length in self.lengths.items()}
+        # every process draws the batches of all, and keeps its own
+        for number in range(len(self) * self.num_processes):
+            name = names[torch.multinomial(weights, 1, generator=generator).item()]
+            batch = [(name, next(rows[name])) for _ in range(self.batch_size)]
+            if number % self.num_processes == self.process_index:
+                yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+def make_generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+
+
+def shuffle_forever(length: int, generator: torch.Generator) -> Iterator[int]:
+    while True:
+        yield from torch.randperm(length, generator=generator).tolist()

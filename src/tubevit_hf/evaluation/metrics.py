@@ -1,0 +1,80 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Metrics of video classification as modules of `evaluate` that need no network.
+
+```python
+>>> from tubevit_hf.evaluation import TopKAccuracy
+>>> TopKAccuracy(k=2).compute(predictions=[[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]], references=[2, 0])
+{'top_2_accuracy': 1.0}
+
+```
+"""
+
+import datasets
+import evaluate
+import numpy as np
+
+
+SCORES = datasets.List(datasets.Value("float32"))
+CITATION = "https://arxiv.org/abs/2212.03229"
+
+
+class ScoreMetric(evaluate.Metric):
+    """A metric of scores `(videos, num_labels)`, higher for more likely, and of what is right."""
+
+    references = datasets.Value("int64")
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__,
+            citation=CITATION,
+            features=datasets.Features({"predictions": SCORES, "references": self.references}),
+        )
+
+
+class TopKAccuracy(ScoreMetric):
+    """Share of videos whose class is among the `k` most likely. Equal scores count for the lower classes first."""
+
+    def __init__(self, k: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.k = k
+
+    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
+        scores, classes = np.asarray(predictions), np.asarray(references)
+        best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.k]
+        return {f"top_{self.k}_accuracy": float((best == classes[:, None]).any(axis=-1).mean())}
+
+
+class MeanClassAccuracy(ScoreMetric):
+    """Accuracy within each class that occurs, averaged over these."""
+
+    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
+        right = np.asarray(predictions).argmax(axis=-1) == np.asarray(references)
+        classes = np.asarray(references)
+        return {
+            "mean_class_accuracy": float(np.mean([right[classes == label].mean() for label in np.unique(classes)]))
+        }
+
+
+class MeanAveragePrecision(ScoreMetric):
+    """Average precision of each class that occurs, averaged over these (scikit-learn's, without interpolation)."""
+
+    references = datasets.List(datasets.Value("int8"))
+
+    def _compute(self, predictions: list[list[float]], references: list[list[int]]) -> dict[str, float]:
+        from sklearn.metrics import average_precision_score
+
+        scores, present = np.asarray(predictions), np.asarray(references)
+        occurs = present.any(axis=0)
+        return {"mean_average_precision": float(average_precision_score(present[:, occurs], scores[:, occurs]))}

@@ -1,0 +1,241 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A Trainer for video classification."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from transformers import (
+    EvalPrediction,
+    PreTrainedConfig,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..data import JointBatches, JointDataset, ShuffledBatches, collate_clips
+from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
+from ..loss_tubevit import classification_loss
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the weights are no longer finite; the checkpoints that are there were saved before."""
+
+
+class VideoTrainer(Trainer):
+    """Trains any `AutoModelForVideoClassification` on clips, and evaluates it on several views of each video.
+
+    What it adds to the Trainer: MixUp and label smoothing, several labels a video, views whose scores are averaged,
+    metrics, clips seen a second and the share of time that training waited for them, an end when the loss is no longer
+    finite, and checkpoints that [`find_checkpoint`] can tell to be whole.
+
+    A [`TubeViTForJointClassification`] trains on a [`JointDataset`]: each batch is of one dataset and goes through the
+    head of its name.
+
+    Args:
+        mixup: alpha of MixUp, which blends pairs of clips and their labels; 0 for none.
+        weights: share of batches of each of the joint datasets, up to a factor; by default as long as they are.
+        kwargs: of the Trainer; datasets are [`ClipDataset`]s or joint ones, evaluation's of [`EvaluationViews`].
+    """
+
+    def __init__(self, *args, mixup: float = 0.0, weights: Mapping[str, float] | None = None, **kwargs):
+        super().__init__(*args, data_collator=collate_clips, compute_metrics=self.compute_metrics, **kwargs)
+        self.mixup, self.weights = mixup, weights
+        # the model's own loss knows neither smoothing nor, in some architectures, soft labels
+        self.compute_loss_func = self.compute_video_loss
+        self.label_smoother = None
+        self.heads, self.head = {}, None
+        self.add_callback(EpochCallback(self))
+        self._waited = self._clips = 0.0
+        self._logged_at = time.perf_counter()
+
+    def get_train_dataloader(self) -> DataLoader:
+        args, dataset = self.args, self.train_dataset
+        shared = {
+            "batch_size": self._train_batch_size,
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "process_index": args.process_index,
+            "num_processes": args.world_size,
+        }
+        if isinstance(dataset, JointDataset):
+            lengths = {name: len(rows) for name, rows in dataset.datasets.items()}
+            self.batches = JointBatches(lengths, self.weights or lengths, **shared)
+        else:
+            self.batches = ShuffledBatches(len(dataset), **shared)
+        # dealt out to the processes already, so `accelerate` has nothing to shard
+        return DataLoader(
+            dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def choose_head(self, inputs: dict[str, Any]) -> PreTrainedConfig:
+        """Configuration of the classifier that a batch goes through: its classes, and how many of them are right."""
+        name = inputs.get("dataset")
+        if name not in self.heads:
+            self.heads[name] = self.model.config if name is None else self.model.head_config(name)
+        self.head = self.heads[name]
+        return self.head
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        start = time.perf_counter()
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._waited += time.perf_counter() - start
+        self._clips += sum(len(batch["labels"]) for batch in batches) * self.args.world_size
+        return batches, num_items_in_batch
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
+        head = self.choose_head(inputs)
+        if self.mixup:
+            mix = v2.MixUp(alpha=self.mixup, num_classes=head.num_labels)
+            clips, labels = mix(tv_tensors.Video(inputs["pixel_values"]), inputs["labels"])
+            inputs = {**inputs, "pixel_values": clips.as_subclass(torch.Tensor), "labels": labels}
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if not loss.isfinite():
+            raise TrainingDiverged(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}. Lower the learning rate or warm up "
+                f"for longer; the checkpoints in {self.args.output_dir} were saved before."
+            )
+        return loss
+
+    def compute_video_loss(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        return video_loss(outputs.logits, labels, self.head, self.args.label_smoothing_factor, num_items_in_batch)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        head = self.choose_head(inputs)
+        several = head.problem_type == "multi_label_classification"
+        labels, pixel_values = inputs.pop("labels"), inputs.pop("pixel_values")
+        with self.compute_loss_context_manager():
+            scores = predict_views(model, pixel_values, several, **inputs)
+        # the loss of what the averaged scores say
+        logits = scores.logit(eps=1e-7) if several else scores.clamp_min(1e-12).log()
+        loss = classification_loss(labels, logits, head)
+        return loss, None if prediction_loss_only else scores, labels
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        if self.head.problem_type == "multi_label_classification":
+            metrics = [MeanAveragePrecision()]
+        else:
+            metrics = [TopKAccuracy(1), TopKAccuracy(5), MeanClassAccuracy()]
+        values = {}
+        for metric in metrics:
+            values |= metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+        return values
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            seconds = time.perf_counter() - self._logged_at
+            logs["clips_per_second"] = self._clips / seconds
+            logs["waiting_for_data"] = self._waited / seconds
+            self._waited = self._clips = 0.0
+            self._logged_at = time.perf_counter()
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        if broken:
+            raise TrainingDiverged(
+                f"At step {self.state.global_step} {len(broken)} parameters are no longer finite, {broken[0]} among "
+                f"them. They are not saved; the checkpoints in {self.args.output_dir} were saved before."
+            )
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # what comes next, the Trainer's state, says that all else is there
+        self.accelerator.wait_for_everyone()
+
+    def create_model_card(self, model_name: str | None = None, dataset: str | None = None, **kwargs) -> None:
+        """The model's own card, where it writes one."""
+        if not hasattr(self.model, "create_model_card"):
+            super().create_model_card(model_name=model_name, dataset=dataset, **kwargs)
+        elif self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            found = [
+                entry["eval_top_1_accuracy"] for entry in self.state.log_history if "eval_top_1_accuracy" in entry
+            ]
+            metrics = {"accuracy": found[-1]} if found else None
+            card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
+            card.save(folder / "README.md")
+
+
+class EpochCallback(TrainerCallback):
+    """Tells when the clock starts and which epoch it is: order and content of the clips depend on it."""
+
+    def __init__(self, trainer: VideoTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self.trainer._logged_at = time.perf_counter()
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        epoch = int(state.epoch or 0)
+        self.trainer.train_dataset.set_epoch(epoch)
+        self.trainer.batches.set_epoch(epoch)
+
+
+def video_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    head: PreTrainedConfig,
+    label_smoothing: float = 0.0,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Loss of a classifier of any architecture, with smoothed labels.
+
+    A single label gives `label_smoothing` to all classes alike; each of several moves that far towards one half.
+    `num_items_in_batch` is what the Trainer counts: one a clip of a single label, also where MixUp made it soft.
+    """
+    if head.problem_type == "multi_label_classification":
+        labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    elif label_smoothing or labels.is_floating_point():
+        if not labels.is_floating_point():
+            labels = nn.functional.one_hot(labels, head.num_labels).to(logits.dtype)
+        labels = labels * (1 - label_smoothing) + label_smoothing / head.num_labels
+        if num_items_in_batch is not None:
+            num_items_in_batch = num_items_in_batch * head.num_labels
+    return classification_loss(labels, logits, head, num_items_in_batch)
+
+
+def find_checkpoint(folder: str | Path) -> str | None:
+    """The newest whole checkpoint of a [`VideoTrainer`], if there is one.
+
+    A checkpoint is whole if the Trainer's state, which is written last, can be read: one that a killed run left behind
+    has none, or half of it.
+    """
+    found = {}
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            step = json.loads((path / TRAINER_STATE_NAME).read_text())["global_step"]
+        except (OSError, ValueError, KeyError):
+            continue
+        found[step] = str(path)
+    return found[max(found)] if found else None

@@ -1,0 +1,246 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Readers of annotations, on short excerpts in the formats that the authors of the datasets distribute."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel
+
+from tubevit_hf.data import AnnotationError, read_annotations
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def touch(folder: Path, *videos: str) -> Path:
+    """Files that only have to exist: nothing is decoded here."""
+    for video in videos:
+        (folder / video).parent.mkdir(parents=True, exist_ok=True)
+        (folder / video).touch()
+    return folder
+
+
+def rows(dataset, folder: Path) -> list[tuple[str, object]]:
+    """Relative path and the names of the label or labels of each row."""
+    feature = dataset.features["label"]
+    names = getattr(feature, "feature", feature)
+    return [(Path(row["video"]).relative_to(folder).as_posix(), names.int2str(row["label"])) for row in dataset]
+
+
+KINETICS = """\
+label,youtube_id,time_start,time_end,split
+testifying,---QUuC4vJs,84,94,train
+"dancing, ballroom",--3ouPhoy2A,20,30,train
+testifying,-0IErS_cisg,0.0,9.6,train
+abseiling,missing1234,1,11,train
+"""
+
+
+def test_kinetics(tmp_path):
+    write(tmp_path, {"train.csv": KINETICS})
+    videos = touch(
+        tmp_path / "videos",
+        "testifying/---QUuC4vJs_000084_000094.mp4",
+        "dancing, ballroom/--3ouPhoy2A_000020_000030.mkv",
+        "-0IErS_cisg_000000_000009.webm",
+        "testifying/notes.txt",
+    )
+    dataset, missing = read_annotations("kinetics", tmp_path / "train.csv", videos)
+    assert rows(dataset, videos) == [
+        ("testifying/---QUuC4vJs_000084_000094.mp4", "testifying"),
+        ("dancing, ballroom/--3ouPhoy2A_000020_000030.mkv", "dancing, ballroom"),
+        ("-0IErS_cisg_000000_000009.webm", "testifying"),
+    ]
+    # a class without a file stays a class: another download of the same list has the same numbers
+    assert dataset.features["label"] == ClassLabel(names=["abseiling", "dancing, ballroom", "testifying"])
+    assert missing == ["missing1234_000001_000011"]
+
+
+def test_ucf101(tmp_path):
+    write(
+        tmp_path,
+        {
+            "classInd.txt": "1 YoYo\r\n2 Archery\r\n",
+            "trainlist01.txt": "Archery/v_Archery_g08_c01.avi 2\r\nYoYo/v_YoYo_g08_c02.avi 1\r\n",
+            "testlist01.txt": "Archery/v_Archery_g01_c01.avi\n",
+        },
+    )
+    archery = [f"a/Archery/v_Archery_{clip}.avi" for clip in ("g08_c01", "g01_c01")]
+    videos = touch(tmp_path, *archery, "v_YoYo_g08_c02.avi")
+    dataset, missing = read_annotations("ucf101", tmp_path / "trainlist01.txt", videos)
+    assert [label for _, label in rows(dataset, videos)] == ["Archery", "YoYo"]
+    # numbered as the authors do
+    assert dataset["label"][:] == [1, 0]
+    assert not missing
+    dataset, _ = read_annotations("ucf101", tmp_path / "testlist01.txt", videos)
+    assert rows(dataset, videos) == [(archery[1], "Archery")]
+
+
+def test_hmdb51(tmp_path):
+    write(
+        tmp_path / "splits",
+        {
+            "brush_hair_test_split1.txt": "A_brush_hair.avi 1 \nB_brush_hair.avi 2 \nC_brush_hair.avi 0 \n",
+            "brush_hair_test_split2.txt": "A_brush_hair.avi 2 \n",
+            "cartwheel_test_split1.txt": "#20_Rhythm_clap!_f_nm.avi 1 \n",
+        },
+    )
+    videos = touch(
+        tmp_path / "videos",
+        *("brush_hair/A_brush_hair.avi", "brush_hair/B_brush_hair.avi", "brush_hair/C_brush_hair.avi"),
+        "cartwheel/#20_Rhythm_clap!_f_nm.avi",
+    )
+    pattern = tmp_path / "splits" / "*_test_split1.txt"
+    dataset, _ = read_annotations("hmdb51", pattern, videos)
+    assert rows(dataset, videos) == [
+        ("brush_hair/A_brush_hair.avi", "brush_hair"),
+        ("cartwheel/#20_Rhythm_clap!_f_nm.avi", "cartwheel"),
+    ]
+    dataset, _ = read_annotations("hmdb51", pattern, videos, train=False)
+    assert rows(dataset, videos) == [("brush_hair/B_brush_hair.avi", "brush_hair")]
+    assert dataset.features["label"].names == ["brush_hair", "cartwheel"]
+
+
+def test_something_something(tmp_path):
+    entries = [
+        {
+            "id": "78687",
+            "label": "holding potato next to vicks vaporub bottle",
+            "template": "Holding [something] next to [something]",
+            "placeholders": ["potato", "vicks vaporub bottle"],
+        },
+        {"id": "42326", "label": "spinning cube", "template": "Spinning [something]", "placeholders": ["cube"]},
+    ]
+    labels = {"Holding something next to something": "1", "Spinning something": "0"}
+    write(
+        tmp_path,
+        {
+            "something-something-v2-train.json": json.dumps(entries),
+            "something-something-v2-labels.json": json.dumps(labels),
+        },
+    )
+    videos = touch(tmp_path / "20bn", "78687.webm", "42326.webm")
+    dataset, _ = read_annotations("ssv2", tmp_path / "something-something-v2-train.json", videos)
+    assert rows(dataset, videos) == [
+        ("78687.webm", "Holding something next to something"),
+        ("42326.webm", "Spinning something"),
+    ]
+    assert dataset["label"][:] == [1, 0]
+
+
+CHARADES = """\
+id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length
+46GP8,HR43,Kitchen,6,7,Yes,"A person, cooking.",food;stove,"Cooks, ""laughs"".",c001 11.90 21.20;c000 0.0 12.6,24.8
+N11GT,0KZ7,Stairs,5,7,No,One walks.,,,"",30.3
+"""
+
+
+def test_charades(tmp_path):
+    write(
+        tmp_path,
+        {
+            "Charades_v1_train.csv": CHARADES,
+            "Charades_v1_classes.txt": "c000 Holding some clothes\nc001 Putting clothes somewhere\n",
+        },
+    )
+    videos = touch(tmp_path / "Charades_v1_480", "46GP8.mp4", "N11GT.mp4")
+    dataset, _ = read_annotations("charades", tmp_path / "Charades_v1_train.csv", videos)
+    # nothing may be going on in a video
+    assert rows(dataset, videos) == [
+        ("46GP8.mp4", ["Holding some clothes", "Putting clothes somewhere"]),
+        ("N11GT.mp4", []),
+    ]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
+def test_own_lists(ending, tmp_path):
+    entries = [{"video": "a/1.mp4", "label": "run"}, {"video": "b/1.mp4", "label": "fall"}]
+    text = {
+        "csv": "label,video\nrun,a/1.mp4\nfall,b/1.mp4\n",
+        "json": json.dumps(entries),
+        "jsonl": "\n".join(map(json.dumps, entries)),
+    }
+    write(tmp_path, {f"list.{ending}": text[ending]})
+    videos = touch(tmp_path / "videos", "a/1.mp4", "b/1.mp4")
+    dataset, _ = read_annotations("list", tmp_path / f"list.{ending}", videos)
+    # equal names in two folders are two videos
+    assert rows(dataset, videos) == [("a/1.mp4", "run"), ("b/1.mp4", "fall")]
+    assert dataset.features["label"].names == ["fall", "run"]
+
+
+def test_several_labels_in_a_list(tmp_path):
+    write(tmp_path, {"list.json": json.dumps([{"video": "1.mp4", "label": ["run", "fall"]}])})
+    dataset, _ = read_annotations("list", tmp_path / "list.json", touch(tmp_path, "1.mp4"))
+    assert dataset["label"][:] == [[1, 0]]
+
+
+def test_the_other_split_has_the_same_classes(tmp_path):
+    write(tmp_path, {"train.csv": "video,label\n1.mp4,run\n2.mp4,fall\n", "val.csv": "video,label\n1.mp4,run\n"})
+    videos = touch(tmp_path, "1.mp4", "2.mp4")
+    train, _ = read_annotations("list", tmp_path / "train.csv", videos)
+    names = train.features["label"].names
+    validation, _ = read_annotations("list", tmp_path / "val.csv", videos, names=names)
+    assert validation.features == train.features
+    with pytest.raises(AnnotationError, match=r"train\.csv, line 3: the class 'fall' is none of the 1 known"):
+        read_annotations("list", tmp_path / "train.csv", videos, names=["run"])
+
+
+@pytest.mark.parametrize(
+    ("format", "files", "message"),
+    [
+        (
+            "kinetics",
+            {"a.csv": "label,youtube_id\n"},
+            r"a\.csv: it lacks time_start, time_end; it has label, youtube_id",
+        ),
+        (
+            "kinetics",
+            {"a.csv": "label,youtube_id,time_start,time_end\nrun,x,0,10\nrun,y,soon,10\n"},
+            r"a\.csv, line 3: time_start and time_end must be seconds",
+        ),
+        (
+            "kinetics",
+            {"a.csv": "label,youtube_id,time_start,time_end\nrun,x\n"},
+            r"a\.csv, line 2: it has fewer columns",
+        ),
+        ("kinetics", {"a.csv": "label,youtube_id,time_start,time_end\n"}, r"a\.csv: it names no videos"),
+        ("ucf101", {"a.csv": "v_YoYo_g08_c02.avi 1\n"}, r"a\.csv, line 1: expected CLASS/VIDEO"),
+        ("ucf101", {"a.csv": "YoYo/v_YoYo_g08_c02.avi 1\n"}, r"classInd\.txt: it cannot be read"),
+        ("hmdb51", {"a.csv": "x.avi 1\nx.avi\n"}, r"a\.csv, line 2: expected VIDEO and 0, 1 or 2"),
+        ("hmdb51", {}, r"a\.csv: there is no such file; give a pattern"),
+        ("ssv2", {"a.csv": "[]", "something-something-v2-labels.json": "{"}, r"labels\.json: it is no JSON"),
+        (
+            "ssv2",
+            {"a.csv": '[{"id": "1", "template": "Run"}, {"id": "2"}]', "something-something-v2-labels.json": "{}"},
+            r"a\.csv, entry 2: it lacks template",
+        ),
+        (
+            "charades",
+            {"a.csv": "id,actions\nX,c009 0 1\n", "Charades_v1_classes.txt": "c000 Holding\n"},
+            r"a\.csv, line 2: there is no class 'c009'",
+        ),
+        ("list", {"a.csv": "video,label\n9.mp4,run\n"}, r"none of its 1 videos lies under .*looked for 9\.mp4"),
+        ("list", {}, r"a\.csv: it cannot be read"),
+        ("avi", {}, "`format` must be one of kinetics, ucf101, .* got 'avi'"),
+    ],
+)
+def test_bad_annotations_name_file_and_line(format, files, message, tmp_path):
+    write(tmp_path, files)
+    with pytest.raises(AnnotationError, match=message):
+        read_annotations(format, tmp_path / "a.csv", tmp_path)

@@ -1,0 +1,252 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Whole runs of the examples: on two processes, killed and taken up again, and what they refuse."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from tubevit_hf import TubeViTForVideoClassification
+from tubevit_hf.data import ClipDataset, TrainingClip, load_folder
+from tubevit_hf.data.moving_digits import create_moving_digits
+from tubevit_hf.training import TrainingDiverged, VideoTrainer, find_checkpoint
+
+from .conftest import tiny_config, tiny_video_processor
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+QUIET = ["--use_cpu", "--disable_tqdm", "True", "--report_to", "none", "--eval_clips", "1", "--eval_crops", "1"]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    create_moving_digits(folder, {"train": 4, "validation": 1})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Images of two classes."""
+    folder = tmp_path_factory.mktemp("runs") / "pictures"
+    for split in ("train", "validation"):
+        for value, name in enumerate(("dark", "light")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(6):
+                Image.new("RGB", (64, 48), (200 * value, 10 * number, 50)).save(
+                    folder / split / name / f"{number}.png"
+                )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> Path:
+    """Where training begins: config, processor and weights."""
+    folder = tmp_path_factory.mktemp("runs") / "start"
+    torch.manual_seed(0)
+    TubeViTForVideoClassification(tiny_config(num_labels=5)).save_pretrained(folder)
+    tiny_video_processor().save_pretrained(folder)
+    return folder
+
+
+def command(script: str, *arguments: object, num_processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(num_processes)] if num_processes > 1 else []
+    return [sys.executable, *launcher, str(EXAMPLES / script), *map(str, arguments)]
+
+
+def run(script: str, *arguments: object, num_processes: int = 1) -> subprocess.CompletedProcess:
+    line = command(script, *arguments, num_processes=num_processes)
+    return subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
+    """Biases of keys aside: softmax does not see them, so that Adam follows the rounding of their gradients."""
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        if not name.endswith("k_proj.bias") or tolerance == 0:
+            assert (tensor - theirs[name]).abs().max() <= tolerance, name
+
+
+# float32 sums in another order, through six steps of Adam at a learning rate of 1e-3
+PROCESSES = 1e-4
+TRAINING = [*QUIET, "--do_train", "--max_steps", 6, "--learning_rate", 1e-3, "--logging_steps", 1]
+
+
+@pytest.mark.parametrize("kind", ["trainer", "joint", "loop"])
+def test_two_processes_are_as_one(kind, digits, pictures, start, tmp_path):
+    """44 clips in batches of 8: also where the last is smaller."""
+    if kind == "loop":
+        script = "run_video_classification_no_trainer.py"
+        arguments = ["--data_dir", digits, "--use_cpu", "--num_train_epochs", 1, "--learning_rate", 1e-3]
+        one, two = [], []
+    elif kind == "joint":
+        script = "run_joint_image_video.py"
+        arguments = [*TRAINING, "--save_strategy", "no", "--datasets", f"motions={digits}", f"pictures={pictures}"]
+        # an optimizer step of one process, of the same two batches
+        one, two = ["--gradient_accumulation_steps", 2], ["--ddp_backend", "gloo"]
+    else:
+        script = "run_video_classification.py"
+        arguments = [*TRAINING, "--save_strategy", "no", "--data_dir", digits]
+        one, two = [], ["--ddp_backend", "gloo"]
+    source = "--config_name" if kind == "trainer" else "--model_name_or_path"
+    arguments += [source, start, "--per_device_train_batch_size"]
+    batch = 4 if kind == "joint" else 8
+    single = run(script, *arguments, batch, *one, "--output_dir", tmp_path / "one")
+    assert single.returncode == 0, single.stderr
+    double = run(script, *arguments, 4, *two, "--output_dir", tmp_path / "two", num_processes=2)
+    assert double.returncode == 0, double.stderr
+    assert_same_weights(tmp_path / "one", tmp_path / "two", PROCESSES)
+    if kind != "loop":
+        assert len(losses(tmp_path / "one")) == 6
+        assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=PROCESSES)
+
+
+def test_killed_runs_end_with_the_weights_of_one_that_was_not(digits, start, tmp_path):
+    """With all that is random: order, windows, crops, RandAugment, MixUp, dropout, workers."""
+    arguments = [
+        *(*QUIET, "--do_train", "--max_steps", 60, "--save_steps", 3, "--save_total_limit", 2, "--logging_steps", 1),
+        *("--config_name", start, "--data_dir", digits, "--per_device_train_batch_size", 3),
+        *("--gradient_accumulation_steps", 2, "--random_crop", "--rand_augment", 2, 10, "--mixup", 0.3),
+        *("--dropout", 0.1, "--dataloader_num_workers", 1),
+    ]
+    whole = run("run_video_classification.py", *arguments, "--output_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+
+    rng = random.Random(0)
+    line = command("run_video_classification.py", *arguments, "--output_dir", tmp_path / "killed")
+    reached = []
+    for _ in range(10):
+        # the log is a line for each step: some steps from here, at any moment of one
+        process = subprocess.Popen(
+            line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        )
+        wanted = rng.randint(1, 8)
+        for text in process.stdout:
+            wanted -= "'loss'" in text
+            if wanted == 0:
+                break
+        time.sleep(rng.uniform(0, 0.2))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        checkpoint = find_checkpoint(tmp_path / "killed")
+        reached.append(0 if checkpoint is None else int(checkpoint.rpartition("-")[2]))
+    # they got on, and none was at the end
+    assert 0 < reached[-1] < 60
+    assert reached == sorted(reached)
+    last = run("run_video_classification.py", *arguments, "--output_dir", tmp_path / "killed")
+    assert last.returncode == 0, last.stderr
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed", tolerance=0)
+
+
+def test_half_written_checkpoints_are_not_taken(tmp_path):
+    assert find_checkpoint(tmp_path) is None
+    for step, state in ((5, '{"global_step": 5}'), (10, '{"global_step": 10}'), (15, '{"global_st'), (20, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def train(folder: Path, digits: Path, model=None, **arguments) -> VideoTrainer:
+    torch.manual_seed(0)
+    model = model or TubeViTForVideoClassification(tiny_config(num_labels=11))
+    model.config.problem_type = "single_label_classification"
+    trainer = VideoTrainer(
+        model=model,
+        args=TrainingArguments(folder, use_cpu=True, report_to="none", remove_unused_columns=False, **arguments),
+        train_dataset=ClipDataset(load_folder(digits)["train"], TrainingClip(tiny_video_processor(), 7)),
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("label_smoothing_factor", [0.0, 0.2])
+def test_four_clips_accumulated_are_a_batch_of_four(label_smoothing_factor, digits, tmp_path):
+    shared = {"max_steps": 5, "label_smoothing_factor": label_smoothing_factor, "learning_rate": 1e-3, "optim": "sgd"}
+    batch = train(tmp_path / "a", digits, per_device_train_batch_size=4, **shared).model
+    accumulated = train(
+        tmp_path / "b", digits, per_device_train_batch_size=1, gradient_accumulation_steps=4, **shared
+    ).model
+    for (name, ours), theirs in zip(batch.named_parameters(), accumulated.parameters()):
+        assert (ours - theirs).abs().max() <= 1e-6, name
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(digits, tmp_path):
+    with pytest.raises(TrainingDiverged, match=r"The loss is nan at step \d+.*Lower the learning rate"):
+        train(tmp_path, digits, max_steps=20, learning_rate=1e30, per_device_train_batch_size=2, save_steps=1)
+    # nor were weights saved that are none
+    checkpoint = find_checkpoint(tmp_path)
+    if checkpoint is not None:
+        weights = load_file(Path(checkpoint, "model.safetensors"))
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_other_classes_than_the_checkpoints_are_refused(digits, start, tmp_path):
+    arguments = [*TRAINING[:-4], "--max_steps", 1, "--save_strategy", "no", "--data_dir", digits, "--output_dir"]
+    refused = run("run_video_classification.py", *arguments, tmp_path / "a", "--model_name_or_path", start)
+    assert refused.returncode == 2
+    assert "Error: the checkpoint knows 5 classes (fall, jump" in refused.stderr
+    assert "--ignore_mismatched_sizes" in refused.stderr
+    assert "usage" not in refused.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_full_disk_loses_nothing(digits, tmp_path, monkeypatch):
+    """What was saved before stays, and is what a further run goes on from."""
+    save = VideoTrainer._save_optimizer_and_scheduler
+
+    def full_disk(self, output_dir: str) -> None:
+        if self.state.global_step >= 4:
+            raise OSError(28, "No space left on device", output_dir)
+        save(self, output_dir)
+
+    monkeypatch.setattr(VideoTrainer, "_save_optimizer_and_scheduler", full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(tmp_path, digits, max_steps=6, save_steps=2, save_total_limit=1, per_device_train_batch_size=2)
+    assert find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_sharded_training_is_as_whole():
+    root = Path(__file__).parents[1]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.fsdp_worker"]
+    result = subprocess.run(line, env=ENVIRONMENT, cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configurations_of_accelerate(path):
+    config = load_config_from_file(str(path))
+    classes = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(",")
+    assert classes == TubeViTForVideoClassification._no_split_modules
+    assert config.num_processes == 8 * config.num_machines
