@@ -33,16 +33,12 @@ from .complexity import PARTS, count_flops, count_parameters
 from .configuration_tubevit import PRESETS, TubeViTConfig
 from .conversion import convert_vit, save_converted, scale_up
 from .conversion.save import check_folder
+from .video_decoding_tubevit import VIDEO_SUFFIXES
 
 
 # Table 11 (parameters in millions: the image ViT, with tubes) and the results (TFLOPs of 4 x 3 views)
 PAPER = {"B": (86, 90, 0.87), "L": (307, 311, 9.53), "H": (632, 635, 17.64)}
 PAPER_VIEWS = 4 * 3
-# What is taken for a video in a folder
-VIDEO_SUFFIXES = [
-    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-]
 
 
 class Positions(str, Enum):

@@ -45,6 +45,11 @@ from .video_index_tubevit import (
 )
 
 
+# What is taken for a video in a folder
+VIDEO_SUFFIXES = [
+    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+]
 # What can be read
 VideoSource = str | os.PathLike | bytes | BinaryIO
 # Larger frames, of more than twice the pixels of 8K video, are refused: a header of a few bytes could claim gigabytes

@@ -36,12 +36,7 @@ from pathlib import Path
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-
-# What is taken for a video in a folder
-VIDEO_SUFFIXES = [
-    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-]
+from ..video_decoding_tubevit import VIDEO_SUFFIXES
 
 
 class AnnotationError(ValueError):
