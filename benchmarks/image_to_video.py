@@ -109,7 +109,7 @@ RECIPES = {
 BASE, FULL, SCRATCH = "+ 2 layers + gate", "full fine-tuning", "from scratch"
 GATES = {
     f"from layer {layer} on, {tokens}{gate}": Setting(layer, **settings, token_scale=scale)
-    for layer, tokens, scale in ((3, "", 1.0), (5, "", 1.0), (3, "small tokens, ", 0.05), (5, "small tokens, ", 0.05))
+    for layer, tokens, scale in ((3, "", 1.0), (5, "", 1.0), (3, "small tokens, ", 0.05))
     for gate, settings in {
         "no gate": {},
         "gate": {"gate": True},

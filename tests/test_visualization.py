@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTModel
-from tubevit_hf.visualization import draw_attention, draw_tubes, pooling_attention
+from tubevit_hf.visualization import draw_attention, draw_curves, draw_tubes, pooling_attention
 from tubevit_hf.visualization.attention import pooler_weights
 
 from .conftest import randomize, tiny_config
@@ -73,3 +73,15 @@ def test_tubes_are_drawn_where_they_lie():
     assert len(front.patches) == 7 * 7 + 2 * 2
     second = front.patches[1]
     assert (second.get_x(), second.get_y(), second.get_width(), second.get_height()) == (8 + 32, 8, 20, 20)
+
+
+def test_curves_show_what_was_logged():
+    history = [
+        {"step": 5, "loss": 2.5, "learning_rate": 1e-3},
+        {"step": 10, "loss": 1.5, "learning_rate": 0.0},
+        {"step": 10, "eval_loss": 2.0, "eval_top_1_accuracy": 0.25},
+    ]
+    axes = draw_curves(history).axes
+    assert [panel.get_title() for panel in axes] == ["loss", "evaluation", "learning rate"]
+    assert [line.get_xydata().tolist() for line in axes[0].lines] == [[[5, 2.5], [10, 1.5]], [[10, 2.0]]]
+    assert all(panel.get_ylim()[0] == 0 for panel in axes)

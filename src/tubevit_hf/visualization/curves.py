@@ -50,7 +50,8 @@ def draw_curves(log_history: Sequence[dict[str, float]]) -> Figure:
         for name in names:
             axes.plot(*zip(*curves[name]), marker=".", label=name)
         axes.set(title=title, xlabel="step")
-        axes.set_ylim(bottom=0)
+        highest = max(value for name in names for _, value in curves[name])
+        axes.set_ylim(0, 1.1 * highest or 1)
         if len(names) > 1:
             axes.legend(fontsize=7)
     return figure
