@@ -82,6 +82,6 @@ def test_curves_show_what_was_logged():
         {"step": 10, "eval_loss": 2.0, "eval_top_1_accuracy": 0.25},
     ]
     axes = draw_curves(history).axes
-    assert [panel.get_title() for panel in axes] == ["loss", "evaluation", "learning rate"]
+    assert [panel.get_title() for panel in axes] == ["loss", "accuracy", "learning rate"]
     assert [line.get_xydata().tolist() for line in axes[0].lines] == [[[5, 2.5], [10, 1.5]], [[10, 2.0]]]
     assert all(panel.get_ylim()[0] == 0 for panel in axes)
