@@ -29,6 +29,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 from tubevit_hf import (
@@ -232,6 +233,7 @@ def test_nothing_half_written_is_left(vit, tmp_path, monkeypatch):
 def test_commands(vit, small, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     run = CliRunner().invoke
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     out = tmp_path / "out"
     result = run(app, ["convert", str(vit), "--out", str(out), "--num-frames", "8"])
     assert result.exit_code == 0, result.output
@@ -265,6 +267,8 @@ def test_commands(vit, small, tmp_path, monkeypatch):
     result = run(app, [*scale, "--gate-layer", "2", "--overwrite"])
     assert result.exit_code == 2
     assert "from 0 to 1" in result.stderr
+    # quiet while they load, and as before afterwards
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (verbosity, has_bars)
 
 
 def test_sources_and_tubes_by_repo_id(vit, small, tmp_path):

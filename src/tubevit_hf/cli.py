@@ -202,13 +202,26 @@ def read_tubes(path: Path) -> list[dict]:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends with exit code 2 and one line for what a user can mend."""
+    with quiet_loading():
+        try:
+            yield
+        except (OSError, ValueError, TypeError) as error:
+            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the bars and reports of Transformers' loader; its settings are as before afterwards."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # the conversion's own report tells more of what was loaded
     try:
         yield
-    except (OSError, ValueError, TypeError) as error:
-        print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(2) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 @app.command()
@@ -222,9 +235,9 @@ def predict(
 ) -> None:
     """Classify videos. A video that cannot be read is reported and passed over, and the exit code is then 1."""
     files = [file for video in videos for file in list_videos(video)]
-    logging.disable_progress_bar()
     try:
-        classify = pipeline("video-classification", model=model)
+        with quiet_loading():
+            classify = pipeline("video-classification", model=model)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error).splitlines()[0], param_hint="--model") from error
 
