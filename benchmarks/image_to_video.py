@@ -387,18 +387,18 @@ def memory_of_training(folder: Path, device: str, name: str) -> float:
 
 def draw(rows: list[dict], title: str) -> Figure:
     """A bar for the median, a dot for each seed."""
-    figure = Figure(figsize=(7, 1 + 0.35 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))
     axes.barh(places, [row["accuracy (%)"] for row in rows], color="tab:blue", alpha=0.4)
     for place, row in enumerate(rows):
         seeds = [float(accuracy) for accuracy in row["each seed"].split(", ")]
         axes.plot(seeds, [place] * len(seeds), "o", color="tab:blue", markersize=4)
-    axes.axvline(100 / len(MOTIONS), color="black", linestyle=":", label="chance")
+    axes.axvline(100 / len(MOTIONS), color="black", linestyle=":")
     axes.set_yticks(places, [row["setting"] for row in rows])
     axes.invert_yaxis()
-    axes.set(xlim=(0, 100), xlabel="accuracy (%)", title=title)
-    axes.legend(loc="lower right")
+    axes.set(xlim=(0, 100), xlabel="accuracy (%); dotted: chance")
+    figure.suptitle(title)
     return figure
 
 
