@@ -21,6 +21,7 @@ that decodes them, and reports for each epoch the share of time that training wa
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def train(config: TubeViTConfig, dataset: ClipDataset, workers: int, device: str
                 logging_strategy="epoch",
                 save_strategy="no",
                 report_to="none",
+                disable_tqdm=not sys.stderr.isatty(),
                 bf16=True,
                 use_cpu=device == "cpu",
             ),
