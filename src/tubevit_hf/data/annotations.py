@@ -179,7 +179,7 @@ def read_something_something(source: str, train: bool) -> Annotations:
     labels = read_json(str(Path(source).with_name("something-something-v2-labels.json")))
     names = sorted(labels, key=lambda label: int(labels[label]))
     rows = []
-    for place, row in check_entries(source, read_json(source), ("id", "template")):
+    for place, row in read_entries(source, ("id", "template")):
         rows.append((place, row["id"], row["template"].replace("[", "").replace("]", "")))
     return Annotations(source, rows, names)
 
@@ -202,23 +202,22 @@ def read_list(source: str, train: bool) -> Annotations:
     if Path(source).suffix == ".csv":
         entries = read_csv(source, columns)
     elif Path(source).suffix == ".jsonl":
-        entries = []
-        for place, line in read_lines(source):
-            entry = parse_json(place, line)
-            check_columns(place, entry if isinstance(entry, dict) else (), columns)
-            entries.append((place, entry))
+        entries = check_entries(((place, parse_json(place, line)) for place, line in read_lines(source)), columns)
     else:
-        entries = check_entries(source, read_json(source), columns)
+        entries = read_entries(source, columns)
     return Annotations(source, [(place, row["video"], row["label"]) for place, row in entries])
+
+
+def read_text(source: str) -> str:
+    try:
+        return Path(source).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
 
 
 def read_lines(source: str) -> Iterator[tuple[str, str]]:
     """Place and text of each line that is not empty."""
-    try:
-        text = Path(source).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_text(source).splitlines(), start=1):
         if line.strip():
             yield f"{source}, line {number}", line.strip()
 
@@ -239,11 +238,7 @@ def read_csv(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
 
 
 def read_json(source: str) -> dict | list:
-    try:
-        text = Path(source).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
-    return parse_json(source, text)
+    return parse_json(source, read_text(source))
 
 
 def parse_json(place: str, text: str) -> dict | list:
@@ -253,12 +248,18 @@ def parse_json(place: str, text: str) -> dict | list:
         raise AnnotationError(f"{place}: it is no JSON ({error}).") from error
 
 
-def check_entries(source: str, entries: dict | list, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+def read_entries(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
     """Place and entry of each object in a JSON list."""
+    entries = read_json(source)
     if not isinstance(entries, list):
         raise AnnotationError(f"{source}: expected a list of objects with {', '.join(columns)}.")
-    for number, entry in enumerate(entries, start=1):
-        place = f"{source}, entry {number}"
+    numbered = ((f"{source}, entry {number}", entry) for number, entry in enumerate(entries, start=1))
+    return check_entries(numbered, columns)
+
+
+def check_entries(entries: Iterable[tuple[str, object]], columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """The same places and entries, which must be objects with these columns."""
+    for place, entry in entries:
         check_columns(place, entry if isinstance(entry, dict) else (), columns)
         yield place, entry
 
