@@ -38,6 +38,8 @@ from .conftest import tiny_config, tiny_video_processor
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+# on a free port: tests run beside each other
+TORCHRUN = ["--standalone", "--nproc_per_node"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 QUIET = ["--use_cpu", "--disable_tqdm", "True", "--report_to", "none", "--eval_clips", "1", "--eval_crops", "1"]
 
@@ -74,7 +76,7 @@ def start(tmp_path_factory) -> Path:
 
 
 def command(script: str, *arguments: object, num_processes: int = 1) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(num_processes)] if num_processes > 1 else []
+    launcher = ["-m", "torch.distributed.run", *TORCHRUN, str(num_processes)] if num_processes > 1 else []
     return [sys.executable, *launcher, str(EXAMPLES / script), *map(str, arguments)]
 
 
@@ -239,7 +241,7 @@ def test_a_full_disk_loses_nothing(digits, tmp_path, monkeypatch):
 
 def test_sharded_training_is_as_whole():
     root = Path(__file__).parents[1]
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.fsdp_worker"]
+    line = [sys.executable, "-m", "torch.distributed.run", *TORCHRUN, "2", "-m", "tests.fsdp_worker"]
     result = subprocess.run(line, env=ENVIRONMENT, cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
