@@ -25,6 +25,8 @@ from pathlib import Path
 
 import torch
 import transformers
+from accelerate.utils import send_to_device
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -34,6 +36,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 RESULTS = Path(__file__).with_name("results")
 BATCH_SIZE = 32
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+SEEDS = (0, 1, 2)
+TUNING_SEED = 100
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
@@ -79,21 +84,24 @@ def peak_memory() -> float:
 
 def train(
     model: nn.Module,
-    draw_batch: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    draw_batch: Callable[[], dict],
     steps: int,
     learning_rate: float,
     description: str,
+    *,
     rates: dict[str, float] | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> None:
     """Trains what is not frozen, with AdamW, a cosine schedule and bfloat16.
 
     Args:
         model: a classifier.
-        draw_batch: gives the next `pixel_values` and labels.
+        draw_batch: gives the model's next arguments, `pixel_values` and `labels` among them.
         steps: number of them.
         learning_rate: its highest; a tenth of the steps warms up.
         description: beside the progress bar.
         rates: factors on the learning rate of parameters, by the end of their names.
+        after_step: called with the number of finished steps.
     """
     model.train()
     groups = {}
@@ -106,15 +114,17 @@ def train(
         [{"params": group, "lr": rate * learning_rate} for rate, group in groups.items()], weight_decay=0.05
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
-    for _ in trange(steps, desc=description, disable=None):
-        pixel_values, labels = draw_batch()
+    for step in trange(steps, desc=description, disable=None):
+        batch = send_to_device(draw_batch(), model.device)
         with torch.autocast(model.device.type, torch.bfloat16):
-            loss = model(pixel_values.to(model.device), labels=labels.to(model.device)).loss
+            loss = model(**batch).loss
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        if after_step is not None:
+            after_step(step + 1)
 
 
 @torch.no_grad()
@@ -127,6 +137,64 @@ def evaluate(model: nn.Module, pixel_values: torch.Tensor, labels: torch.Tensor)
             predicted = model(batch.to(model.device)).logits.argmax(dim=-1)
         correct += (predicted.cpu() == expected).sum().item()
     return 100 * correct / len(labels)
+
+
+class Runs:
+    """Results of finished runs, kept in a file: the same command goes on where it was."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def get(self, key: str, run: Callable[[], dict]) -> dict:
+        finished = json.loads(self.path.read_text()) if self.path.exists() else {}
+        if key not in finished:
+            finished[key] = run()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self.path.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(finished, indent=2))
+            unfinished.replace(self.path)
+        return finished[key]
+
+
+def choose_rate(run: Callable[[float, int, str], dict]) -> float:
+    """The learning rate with the highest accuracy on validation clips: every model gets the same number of trials.
+
+    Args:
+        run: gives `{"accuracy": ...}` for a learning rate, a seed and a split.
+    """
+    accuracies = {rate: run(rate, TUNING_SEED, "validation")["accuracy"] for rate in LEARNING_RATES}
+    return max(accuracies, key=accuracies.get)
+
+
+def compare_seeds(runs: list[dict]) -> dict:
+    """Columns of a table: the median accuracy, and each."""
+    accuracies = [run["accuracy"] for run in runs]
+    each = ", ".join(f"{accuracy:.1f}" for accuracy in accuracies)
+    return {"accuracy (%)": statistics.median(accuracies), "each seed": each}
+
+
+def draw_bars(rows: list[dict], name: str, title: str, chance: float) -> Figure:
+    """A bar for the median of each row of [`compare_seeds`], a dot for each seed.
+
+    Args:
+        rows: of the table.
+        name: column with the bars' names.
+        title: above.
+        chance: accuracy of guessing, in percent.
+    """
+    figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    axes.barh(places, [row["accuracy (%)"] for row in rows], color="tab:blue", alpha=0.4)
+    for place, row in enumerate(rows):
+        seeds = [float(accuracy) for accuracy in row["each seed"].split(", ")]
+        axes.plot(seeds, [place] * len(seeds), "o", color="tab:blue", markersize=4)
+    axes.axvline(chance, color="black", linestyle=":")
+    axes.set_yticks(places, [row[name] for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 100), xlabel="accuracy (%); dotted: chance")
+    figure.suptitle(title)
+    return figure
 
 
 def report(name: str, title: str, machine: dict[str, str], rows: list[dict]) -> None:

@@ -1,3 +1,16 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What does each part of image-to-video scaling give? Section 3.6 and Tables 6 and 9, on moving digits.
 
     python benchmarks/image_to_video.py recipes      # what is trained, and which tubes
@@ -15,19 +28,21 @@ goes on where it was.
 """
 
 import argparse
-import json
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from common import (
     BATCH_SIZE,
     RESULTS,
+    SEEDS,
+    Runs,
+    choose_rate,
+    compare_seeds,
     describe_machine,
+    draw_bars,
     evaluate,
     in_a_new_process,
     peak_memory,
@@ -36,15 +51,12 @@ from common import (
     time_interleaved,
     train,
 )
-from matplotlib.figure import Figure
-from scipy import ndimage
-from sklearn.datasets import load_digits
-from tqdm.auto import tqdm
+from digits import NUM_DIGITS, NUM_IMAGES, draw_from, make_clips, make_pictures, normalize
 from transformers import ViTConfig, ViTForImageClassification, set_seed
 from transformers.utils import logging
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, convert_vit, scale_up
-from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, render_clip
+from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES
 
 
 NUM_LAYERS, GATE_LAYER = 6, 4
@@ -54,19 +66,11 @@ TUBES = [
     {"kernel_size": [16, 8, 8], "stride": [16, 16, 16], "space_to_depth": [1, 2, 2]},
     {"kernel_size": [1, PATCH_SIZE, PATCH_SIZE], "stride": [16, PATCH_SIZE, PATCH_SIZE]},
 ]
-SPLITS = ("train", "validation", "test")
-CLIPS_PER_MOTION = {"train": 300, "validation": 30, "test": 80}
-NUM_DIGITS = 10
 PICTURE_SIZES = (36, 57)  # pixels
 MOST_TILT = 20  # degrees
-NUM_IMAGES = 4 * BATCH_SIZE  # in a batch of pictures
-PICTURES = {"train": 8000, "validation": 500}
 PRETRAINING_STEPS = 1000
 PRETRAINING_RATE = 1e-3
 STEPS = 300
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-SEEDS = (0, 1, 2)
-TUNING_SEED = 100
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def main() -> None:
     name = f"image_to_video_{arguments.study}_{study.device.type}"
     title = f"Accuracy on test clips after {STEPS} steps of {BATCH_SIZE} clips"
     report(name, title, describe_machine(study.device), rows)
-    draw(rows, title).savefig(RESULTS / f"{name}.png", dpi=120)
+    draw_bars(rows, "setting", title, 100 / len(MOTIONS)).savefig(RESULTS / f"{name}.png", dpi=120)
 
 
 class Study:
@@ -161,43 +165,33 @@ class Study:
 
     def __init__(self, folder: Path, device: torch.device):
         self.folder, self.device = folder, device
-        self.finished = folder / "runs.json"
+        self.runs = Runs(folder / "runs.json")
 
     def tune(self, recipe: str) -> float:
         """The best learning rate of a recipe on validation clips."""
-        accuracies = {
-            rate: self.run(recipe, RECIPES[recipe], rate, TUNING_SEED, "validation")["accuracy"]
-            for rate in LEARNING_RATES
-        }
-        return max(accuracies, key=accuracies.get)
+        return choose_rate(partial(self.run, recipe, RECIPES[recipe]))
 
     def measure(self, name: str, setting: Setting, learning_rate: float) -> dict:
         """A row of the table."""
         runs = [self.run(name, setting, learning_rate, seed, "test") for seed in SEEDS]
-        accuracies = [run["accuracy"] for run in runs]
-        return {
-            "learning rate": learning_rate,
-            "accuracy (%)": statistics.median(accuracies),
-            "each seed": ", ".join(f"{accuracy:.1f}" for accuracy in accuracies),
-            "tanh(gate)": ", ".join(f"{run['gate']:.2f}" for run in runs) if setting.gate else "",
-        }
+        gates = ", ".join(f"{run['gate']:.2f}" for run in runs) if setting.gate else ""
+        return {"learning rate": learning_rate, **compare_seeds(runs), "tanh(gate)": gates}
 
     def run(self, name: str, setting: Setting, learning_rate: float, seed: int, split: str) -> dict:
         """Trains and evaluates once, or looks up what that gave."""
-        finished = json.loads(self.finished.read_text()) if self.finished.exists() else {}
         key = f"{setting} {learning_rate} {seed} {split}"
-        if key not in finished:
-            model = self.build(setting, seed)
-            description = f"{name}, {learning_rate}, seed {seed}"
-            rates = {".gate": setting.gate_rate}
-            train(model, partial(draw_clips, "train"), STEPS, learning_rate, description, rates)
-            clips, motions = make_clips(split)
-            result = {"accuracy": evaluate(model, normalize(clips), motions)}
-            if setting.gate:
-                result["gate"] = model.tubevit.layers[setting.freeze_before].gate.tanh().item()
-            finished[key] = result
-            self.finished.write_text(json.dumps(finished, indent=2))
-        return finished[key]
+        return self.runs.get(key, lambda: self.train(name, setting, learning_rate, seed, split))
+
+    def train(self, name: str, setting: Setting, learning_rate: float, seed: int, split: str) -> dict:
+        model = self.build(setting, seed)
+        description = f"{name}, {learning_rate}, seed {seed}"
+        rates = {".gate": setting.gate_rate}
+        train(model, partial(draw_clips, "train"), STEPS, learning_rate, description, rates=rates)
+        clips = make_clips(split)
+        result = {"accuracy": evaluate(model, normalize(clips.pixels), clips.motions)}
+        if setting.gate:
+            result["gate"] = model.tubevit.layers[setting.freeze_before].gate.tanh().item()
+        return result
 
     def build(self, setting: Setting, seed: int) -> TubeViTForVideoClassification:
         """The model of a setting before its training, with a new classifier of motions."""
@@ -234,7 +228,7 @@ class Study:
         """How much of the tokens z0 is left in what the gated layer gives before the gate opens: the ratio of their
         sizes (rms) and the cosine between them, over the tokens of the tubes."""
         model = self.build(replace(setting, gate_start=0.0), SEEDS[0]).eval()
-        pixel_values, _ = draw_clips("validation")
+        pixel_values = draw_clips("validation")["pixel_values"]
         states = model.tubevit(pixel_values.to(self.device), output_hidden_states=True).hidden_states
         tokens, output = (state[:, 1:] for state in (states[0], states[setting.freeze_before + 1]))
         ratio = tokens.square().mean().sqrt() / output.square().mean().sqrt()
@@ -274,86 +268,36 @@ class Study:
     def train_and_save(self, model: torch.nn.Module, draw_batch: Callable, folder: Path) -> None:
         model.to(self.device)
         train(model, draw_batch, PRETRAINING_STEPS, PRETRAINING_RATE, str(folder))
-        pictures, digits = make_pictures("validation")
+        pictures, digits = make_pictures("validation", PICTURE_SIZES, MOST_TILT)
         if model.config.num_labels == NUM_DIGITS:
             print(f"{folder}: digits {evaluate(model, normalize(pictures), digits):.1f} %")
         else:
-            clips, motions = make_clips("validation")
+            clips = make_clips("validation")
             on_digits = evaluate(model, normalize(pictures), len(MOTIONS) + digits)
-            print(f"{folder}: digits {on_digits:.1f} %, motions {evaluate(model, normalize(clips), motions):.1f} %")
+            on_motions = evaluate(model, normalize(clips.pixels), clips.motions)
+            print(f"{folder}: digits {on_digits:.1f} %, motions {on_motions:.1f} %")
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         model.save_pretrained(unfinished)
         unfinished.rename(folder)
 
 
-_load_digits = cache(load_digits)
-
-
-def draw_handwriting(split: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """One of the split's own handwritten digits, `(8, 8)` from 0 to 16, and which digit it is."""
-    digits = _load_digits()
-    # half of them for training, a quarter for each of the others
-    quarters = np.array_split(np.random.default_rng(0).permutation(len(digits.images)), 4)
-    number = SPLITS.index(split)
-    index = rng.choice(quarters[number + 1] if number else np.concatenate(quarters[:2]))
-    return digits.images[index], digits.target[index]
-
-
-@cache
-def make_clips(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips `(clips, frames, 3, height, width)` of uint8, and the motions in them."""
-    rng = np.random.default_rng([0, SPLITS.index(split)])
-    motions = np.repeat(np.arange(len(MOTIONS)), CLIPS_PER_MOTION[split])
-    clips = [
-        render_clip(draw_handwriting(split, rng)[0], MOTIONS[motion], rng)
-        for motion in tqdm(motions, desc=f"{split} clips", disable=None)
-    ]
-    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous(), torch.from_numpy(motions)
-
-
-@cache
-def make_pictures(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures `(pictures, 3, height, width)` of uint8, a large digit almost upright in each, and the digits."""
-    rng = np.random.default_rng([1, SPLITS.index(split)])
-    pictures, labels = [], []
-    for _ in tqdm(range(PICTURES[split]), desc=f"{split} pictures", disable=None):
-        digit, label = draw_handwriting(split, rng)
-        size = rng.integers(*PICTURE_SIZES)
-        sprite = ndimage.zoom(digit / 16, size / len(digit), order=3)
-        sprite = ndimage.rotate(sprite, rng.uniform(-MOST_TILT, MOST_TILT), reshape=False, order=1).clip(0, 1)
-        alpha = np.zeros((FRAME_SIZE, FRAME_SIZE, 1))
-        top, left = rng.integers(0, FRAME_SIZE - len(sprite) + 1, size=2)
-        alpha[top : top + len(sprite), left : left + len(sprite), 0] = sprite
-        foreground, background = rng.uniform(160, 255, size=3), rng.uniform(0, 80, size=3)
-        pictures.append((alpha * foreground + (1 - alpha) * background).round().astype(np.uint8).transpose(2, 0, 1))
-        labels.append(label)
-    return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
-
-
-def normalize(pixels: torch.Tensor) -> torch.Tensor:
-    return pixels / 127.5 - 1
-
-
-def draw_clips(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_clips(split: str) -> dict[str, torch.Tensor]:
     """A batch of clips with their motions."""
-    clips, motions = make_clips(split)
-    chosen = torch.randint(len(clips), (BATCH_SIZE,))
-    return normalize(clips[chosen]), motions[chosen]
+    clips = make_clips(split)
+    return draw_from(clips.pixels, clips.motions)
 
 
-def draw_pictures() -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of pictures with their digits."""
-    pictures, digits = make_pictures("train")
-    chosen = torch.randint(len(pictures), (NUM_IMAGES,))
-    return normalize(pictures[chosen]), digits[chosen]
+def draw_pictures() -> dict[str, torch.Tensor]:
+    """A batch of pictures with their digits, large and almost upright."""
+    return draw_from(*make_pictures("train", PICTURE_SIZES, MOST_TILT), NUM_IMAGES)
 
 
-def draw_jointly() -> tuple[torch.Tensor, torch.Tensor]:
+def draw_jointly() -> dict[str, torch.Tensor]:
     """A batch of one kind or the other: one classifier for motions and digits."""
     if torch.rand(()) < 0.5:
         return draw_clips("train")
-    pictures, digits = draw_pictures()
-    return pictures, len(MOTIONS) + digits
+    pictures = draw_pictures()
+    return {**pictures, "labels": len(MOTIONS) + pictures["labels"]}
 
 
 def add_costs(rows: list[dict], study: Study) -> None:
@@ -383,23 +327,6 @@ def memory_of_training(folder: Path, device: str, name: str) -> float:
     before = peak_memory()
     train(Study(folder, torch.device(device)).build(RECIPES[name], SEEDS[0]), lambda: batch, 2, 1e-6, name)
     return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else peak_memory() - before
-
-
-def draw(rows: list[dict], title: str) -> Figure:
-    """A bar for the median, a dot for each seed."""
-    figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(rows))
-    axes.barh(places, [row["accuracy (%)"] for row in rows], color="tab:blue", alpha=0.4)
-    for place, row in enumerate(rows):
-        seeds = [float(accuracy) for accuracy in row["each seed"].split(", ")]
-        axes.plot(seeds, [place] * len(seeds), "o", color="tab:blue", markersize=4)
-    axes.axvline(100 / len(MOTIONS), color="black", linestyle=":")
-    axes.set_yticks(places, [row["setting"] for row in rows])
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 100), xlabel="accuracy (%); dotted: chance")
-    figure.suptitle(title)
-    return figure
 
 
 if __name__ == "__main__":

@@ -83,10 +83,10 @@ def main() -> None:
 
     splits = {split: load_clips(arguments.folder, split) for split in ("train", "validation")}
 
-    def draw_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    def draw_batch() -> dict[str, torch.Tensor]:
         clips, labels = splits["train"]
         chosen = torch.randint(len(clips), (BATCH_SIZE,))
-        return clips[chosen], labels[chosen]
+        return {"pixel_values": clips[chosen], "labels": labels[chosen]}
 
     rows = []
     for variant in VARIANTS:

@@ -28,9 +28,10 @@ or as the authors of a dataset distribute it, here with the paper's training set
         --train_annotations something-something-v2-train.json \
         --validation_annotations something-something-v2-validation.json --per_device_train_batch_size 8
 
-The same command again goes on from the last whole checkpoint in OUTPUT_DIR. To train from scratch, give
-`--config_name` instead: a folder with a `config.json` and a processor. On a CPU add `--use_cpu --bf16 True` if it
-computes in bfloat16. `--help` lists all arguments, the Trainer's included; what a recipe says they override.
+The same command again goes on from the last whole checkpoint in OUTPUT_DIR. To train from scratch, leave out
+`--model_name_or_path` for a TubeViT of the recipe's size, or give `--config_name`: a folder with a `config.json` and a
+processor. On a CPU add `--use_cpu --bf16 True` if it computes in bfloat16. `--help` lists all arguments, the Trainer's
+included; what a recipe says they override.
 """
 
 import argparse
@@ -47,11 +48,14 @@ from transformers import (
     AutoModelForVideoClassification,
     AutoVideoProcessor,
     HfArgumentParser,
+    PreTrainedConfig,
     TrainingArguments,
     set_seed,
 )
+from transformers.video_processing_utils import BaseVideoProcessor
 
-from tubevit_hf.data import (  # the import also registers TubeViT with the Auto classes
+from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor
+from tubevit_hf.data import (
     FORMATS,
     AnnotationError,
     ClipDataset,
@@ -80,6 +84,10 @@ class ModelArguments:
         default=False, metadata={"help": "Start with a new classifier where the checkpoint's has other classes."}
     )
     dropout: float | None = field(default=None, metadata={"help": "Dropout of the model. Default: the model's."})
+    finer_strides: list[int] | None = field(
+        default=None,
+        metadata={"help": "Divisors of the tubes' strides in time, height and width, for more tokens of a TubeViT."},
+    )
 
 
 @dataclass
@@ -120,29 +128,14 @@ def main() -> None:
     parser = HfArgumentParser((RecipeArguments, ModelArguments, DataArguments, TrainingArguments))
     parser.set_defaults(remove_unused_columns=False, **read_recipe())
     recipe_args, model_args, data_args, training_args = parser.parse_args_into_dataclasses()
-    source = model_args.model_name_or_path or model_args.config_name
-    if source is None:
-        stop("give --model_name_or_path to fine-tune a checkpoint or --config_name to train from scratch")
     set_seed(training_args.seed)
+    config, processor = load_config(recipe_args, model_args, data_args)
 
     # 1. Data: paths only; the clips are decoded where they are needed
     dataset = load_splits(data_args)
     labels = get_names(dataset["train"])
 
     # 2. Model
-    recipe = RECIPES.get(recipe_args.recipe)
-    config = AutoConfig.from_pretrained(source)
-    if recipe is not None and recipe.model:
-        if model_args.model_name_or_path and getattr(config, "tube_kernels", None) != "interpolated":
-            stop(
-                f"the recipe {recipe_args.recipe} needs a TubeViT whose `tube_kernels` are 'interpolated'; those of "
-                f"{source} are not"
-            )
-        config = AutoConfig.from_pretrained(source, **recipe.model)
-    if data_args.num_frames is not None:
-        config.num_frames = data_args.num_frames
-    if model_args.dropout is not None:
-        config.hidden_dropout_prob = model_args.dropout
     known = [config.id2label[index] for index in sorted(config.id2label)]
     is_classifier = any(name.endswith("Classification") for name in config.architectures or ())
     other_labels = bool(model_args.model_name_or_path) and is_classifier and known != labels
@@ -157,13 +150,14 @@ def main() -> None:
     config.problem_type = "multi_label_classification" if several else "single_label_classification"
     if model_args.model_name_or_path:
         model = AutoModelForVideoClassification.from_pretrained(
-            source, config=config, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes
+            model_args.model_name_or_path,
+            config=config,
+            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         )
         if other_labels:
             model._init_weights(model.classifier)  # also where the sizes agree
     else:
         model = AutoModelForVideoClassification.from_config(config)
-    processor = AutoVideoProcessor.from_pretrained(source, num_frames=config.num_frames)
 
     # 3. Training
     training_clip = TrainingClip(
@@ -229,6 +223,44 @@ def read_recipe() -> dict:
     recipe = RECIPES[arguments.recipe]
     num_devices = int(os.environ.get("WORLD_SIZE", 1))
     return recipe.clip_arguments() | recipe.training_arguments(arguments.per_device_train_batch_size, num_devices)
+
+
+def load_config(
+    recipe_args: RecipeArguments, model_args: ModelArguments, data_args: DataArguments
+) -> tuple[PreTrainedConfig, BaseVideoProcessor]:
+    """Configuration and processor of the checkpoint or, without one, of the recipe."""
+    recipe = RECIPES.get(recipe_args.recipe)
+    source = model_args.model_name_or_path or model_args.config_name
+    if source is not None:
+        config = AutoConfig.from_pretrained(source)
+        if recipe is not None and recipe.model:
+            if model_args.model_name_or_path and getattr(config, "tube_kernels", None) != "interpolated":
+                stop(
+                    f"the recipe {recipe_args.recipe} needs a TubeViT whose `tube_kernels` are 'interpolated'; those "
+                    f"of {source} are not"
+                )
+            config = AutoConfig.from_pretrained(source, **recipe.model)
+    elif recipe is not None:
+        config = recipe.make_config()
+    else:
+        stop(
+            "give --model_name_or_path to fine-tune a checkpoint; --config_name, or --recipe for its own size, to "
+            "train from scratch"
+        )
+    if data_args.num_frames is not None:
+        config.num_frames = data_args.num_frames
+    if model_args.dropout is not None:
+        config.hidden_dropout_prob = model_args.dropout
+    if model_args.finer_strides is not None:
+        if not isinstance(config, TubeViTConfig):
+            stop(f"--finer_strides is for TubeViT; {source} is of type {config.model_type!r}")
+        try:
+            config.refine_strides(model_args.finer_strides)
+        except ValueError as error:
+            stop(f"--finer_strides: {error}")
+    if source is None:
+        return config, TubeViTVideoProcessor(num_frames=config.num_frames)
+    return config, AutoVideoProcessor.from_pretrained(source, num_frames=config.num_frames)
 
 
 def load_splits(data_args: DataArguments) -> DatasetDict:

@@ -402,6 +402,47 @@ def test_what_is_just_allowed(settings):
     }
 
 
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ((1, 1, 1), 539),
+        # the first tube has space-to-depth in time, the second in space
+        ((2, 1, 1), 2 * 7 * 7 + 5 * 7 * 7 + 4 * 7 * 7 + 2 * 14 * 14),
+        ((1, 2, 2), 2 * 14 * 14 + 3 * 7 * 7 + 2 * 13 * 13 + 27 * 27),
+    ],
+)
+def test_finer_strides_give_more_tokens(factors, expected):
+    config = TubeViTConfig()
+    config.refine_strides(factors)
+    assert config.num_tokens() == expected
+    assert TubeViTConfig(**config.to_dict()).num_tokens() == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "factors", "fragments"),
+    [
+        ({}, (1, 2), ["three", "(1, 2)"]),
+        ({}, (1, 0, 1), ["at least 1", "(1, 0, 1)"]),
+        ({}, (1, 3, 1), ["[16, 32, 32]", "[1, 3, 1]"]),
+        ({"position_embedding_type": "learned"}, (2, 1, 1), ["'learned'", "'tube_center'"]),
+        ({"position_embedding_type": "tube_index"}, (2, 1, 1), ["'tube_index'", "'tube_center'"]),
+        ({"position_embedding_type": "pretrained"}, (1, 2, 2), ["'pretrained'", "'tube_center'"]),
+    ],
+)
+def test_strides_that_cannot_be_finer(settings, factors, fragments):
+    config = TubeViTConfig(**settings)
+    before = config.num_tokens()
+    with refused(ValueError, *fragments):
+        config.refine_strides(factors)
+    assert config.num_tokens() == before
+
+
+def test_tables_in_space_allow_finer_strides_in_time():
+    config = TubeViTConfig(position_embedding_type="pretrained")
+    config.refine_strides((2, 1, 1))
+    assert config.num_tokens() > 539
+
+
 def test_unknown_preset():
     with pytest.raises(ValueError, match=r"'XL'.*Ti, S, B, L, H"):
         TubeViTConfig.from_preset("XL")

@@ -88,6 +88,29 @@ def test_one_frame(trained, digits, tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["num_frames"] == 1
 
 
+def test_evaluation_with_more_tokens(trained, digits, tmp_path):
+    arguments = ["--model_name_or_path", trained, "--data_dir", digits, "--do_eval", "--use_cpu", "--output_dir"]
+    result = run_example(*arguments, tmp_path / "finer", "--finer_strides", 1, 2, 2)
+    assert result.returncode == 0, result.stderr
+    assert 0 <= json.loads((tmp_path / "finer" / "eval_results.json").read_text())["eval_top_1_accuracy"] <= 1
+    result = run_example(*arguments, tmp_path / "refused", "--finer_strides", 1, 3, 3)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: --finer_strides: a tube's stride of [4, 16, 24] cannot be divided")
+
+
+def test_a_recipe_alone_trains_its_own_model_from_scratch(digits, tmp_path):
+    result = run_example(
+        *("--recipe", "ssv2-b", "--num_frames", 2, "--data_dir", digits, "--output_dir", tmp_path / "model"),
+        *("--do_train", "--max_steps", 1, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1),
+        *("--use_cpu", "--save_strategy", "no", "--disable_tqdm", True),
+    )
+    assert result.returncode == 0, result.stderr
+    config = AutoModelForVideoClassification.from_pretrained(tmp_path / "model").config
+    assert (config.hidden_size, config.num_hidden_layers, config.num_frames) == (768, 12, 2)
+    assert config.hidden_dropout_prob == 0.3
+    assert json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text())["num_frames"] == 2
+
+
 def test_other_architectures_train_too(digits, tmp_path):
     config = VideoMAEConfig(
         image_size=32,

@@ -18,6 +18,7 @@ are drawn at random: a swapped axis, a missing bias or a transposed weight chang
 """
 
 import copy
+import math
 
 import pytest
 import torch
@@ -273,6 +274,27 @@ def test_names_and_shapes_of_the_state_dict():
 def test_num_tokens_is_the_length_of_the_sequence(size, settings):
     model = build(cls=TubeViTModel, **settings)
     assert model(random_clip(size)).last_hidden_state.shape == (2, model.config.num_tokens(*size), 20)
+
+
+def test_finer_strides_keep_the_tokens_that_were_there():
+    """Kernels, positions and all, at every other row."""
+    parts = {"kernel_size": [2, 3, 4], "stride": [4, 8, 10], "space_to_depth": [2, 1, 1]}
+    native = build(cls=TubeViTModel, tubes=[*TUBES["plain"], parts])
+    config = copy.deepcopy(native.config)
+    config.refine_strides((1, 2, 1))
+    finer = TubeViTModel(config).double().eval()
+    finer.load_state_dict(native.state_dict())
+    clip = random_clip()
+    tokens = []
+    for model in (native, finer):
+        embeddings = model(clip, output_hidden_states=True).hidden_states[0]
+        grids = model.config.token_grids(clip.shape[1], *clip.shape[-2:])
+        parts = embeddings.split([math.prod(grid) for grid in grids], dim=1)
+        tokens.append([part.unflatten(1, grid) for part, grid in zip(parts, grids)])
+    for before, after in zip(*tokens):
+        rows = before.shape[2]
+        assert after.shape[2] >= 2 * rows - 1
+        assert_close(after[:, :, ::2][:, :, :rows], before, "float64", "tokens")
 
 
 def test_a_gate_of_zero_is_no_gate():

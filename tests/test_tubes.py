@@ -16,6 +16,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,29 @@ def test_grid_is_the_number_of_places_where_the_whole_token_fits():
     # neither branch may be untried
     assert empty > 30
     assert full > 30
+
+
+def test_a_finer_stride_keeps_the_tokens_that_were_there():
+    """And along axes with space-to-depth it keeps itself."""
+    rng, refined = random.Random(1), 0
+    for tube, naive_tube, size in random_tubes_and_sizes():
+        factors = tuple(rng.choice([factor for factor in (1, 2, 3) if step % factor == 0]) for step in tube.stride)
+        finer = tube.refine_stride(factors)
+        refined += finer != tube
+        stride = [
+            step if parts > 1 else step // factor
+            for step, factor, parts in zip(tube.stride, factors, tube.space_to_depth)
+        ]
+        assert finer == replace(tube, stride=tuple(stride))
+        seen = [pixels for _, pixels in naive.tokens_of(naive.read_tube(finer.to_dict(), 216), size)]
+        assert all(pixels in seen for _, pixels in naive.tokens_of(naive_tube, size))
+    assert refined > 50
+
+
+def test_a_stride_is_divided_by_what_divides_it():
+    tube = TubeViTConfig().resolved_tubes[1]
+    with pytest.raises(ValueError, match=r"\[6, 32, 32\] cannot be divided by \[4, 1, 1\]"):
+        tube.refine_stride((4, 4, 4))
 
 
 def test_extent_and_centers_are_those_of_the_touched_pixels():

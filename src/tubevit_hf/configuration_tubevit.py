@@ -13,6 +13,7 @@
 # limitations under the License.
 """TubeViT model configuration"""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from math import prod
 from typing import Any, Literal
@@ -256,6 +257,33 @@ class TubeViTConfig(PreTrainedConfig):
         """Length of the encoder's input for a clip of this size, CLS and register tokens included."""
         from_tubes = sum(prod(grid) for grid in self.token_grids(num_frames, height, width))
         return int(self.use_cls_token) + self.num_register_tokens + from_tubes
+
+    def refine_strides(self, factors: Sequence[int]) -> None:
+        """Divides the tubes' strides, so that the same weights see a clip in more tokens (Table 7d).
+
+        Each token that there was is there still, with its position. Along axes with space-to-depth a tube keeps its
+        stride.
+
+        Args:
+            factors (`Sequence[int]`): of time, height and width.
+
+        Raises:
+            ValueError: there are not three factors of at least 1, one does not divide a stride, or the positions do
+                not allow it: those by index, and learned tables that would need other sizes.
+        """
+        if len(factors) != 3 or any(factor < 1 for factor in factors):
+            raise ValueError(f"the factors must be three, of time, height and width, at least 1 each; got {factors}.")
+        tubes = self.resolved_tubes
+        finer = [tube.refine_stride(tuple(factors)) for tube in tubes]
+        tables_change = any(
+            self.position_table_shape(tube) != self.position_table_shape(new) for tube, new in zip(tubes, finer)
+        )
+        if tables_change or (self.position_embedding_type == "tube_index" and list(tubes) != finer):
+            raise ValueError(
+                f"`position_embedding_type` {self.position_embedding_type!r} ties positions to the strides that the "
+                "model was trained with; 'tube_center' does not, nor does 'pretrained' if only time gets finer."
+            )
+        self.tubes = [tube.to_dict() for tube in finer]
 
     def validate_sizes(self):
         """Numbers that must be positive, fractions that must be fractions, and what must divide what."""

@@ -21,7 +21,7 @@ Axes are always `(time, height, width)`, in frames and pixels.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from math import prod
 from typing import Any
@@ -120,6 +120,23 @@ class Tube:
             kernel + (factor - 1) * step
             for kernel, factor, step in zip(self.kernel_size, self.space_to_depth, self.kernel_stride)
         )
+
+    def refine_stride(self, factors: Size) -> "Tube":
+        """The same tube at a stride that is finer by `factors`.
+
+        The tokens that were there stay as they are, and others come between them. The stride stays along axes with
+        space-to-depth, whose concatenated neighbours would move together.
+
+        Raises:
+            ValueError: a factor does not divide the stride.
+        """
+        factors = tuple(1 if parts > 1 else factor for parts, factor in zip(self.space_to_depth, factors))
+        if any(step % factor for step, factor in zip(self.stride, factors)):
+            raise ValueError(
+                f"a tube's stride of {list(self.stride)} cannot be divided by {list(factors)}: choose factors that "
+                "divide it along each axis."
+            )
+        return replace(self, stride=tuple(step // factor for step, factor in zip(self.stride, factors)))
 
     def grid(self, size: Size) -> Size:
         """Number of tokens along `(t, h, w)` in a clip of `size` (frames, pixels); all 0 where it does not fit."""

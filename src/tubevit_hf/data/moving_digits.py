@@ -60,13 +60,21 @@ SPEED = (1.5, 3.0)  # pixels a frame
 TURN_SPEED = (8.0, 16.0)  # degrees a frame
 
 
-def render_clip(digit: np.ndarray, motion: str, rng: np.random.Generator) -> np.ndarray:
+def render_clip(
+    digit: np.ndarray,
+    motion: str,
+    rng: np.random.Generator,
+    start: np.ndarray | None = None,
+    angle: float | None = None,
+) -> np.ndarray:
     """Draws one clip.
 
     Args:
         digit: `(8, 8)`, from 0 to 16, as scikit-learn gives it.
         motion: one of `MOTIONS`.
         rng: source of the start, the orientation, the speed and the contrast.
+        start: centre of the digit in the first frame, `(down, right)` in pixels, if it is not to be random.
+        angle: how far it is turned in the first frame, counterclockwise in degrees, if it is not to be random.
 
     Returns:
         `(NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3)`, uint8 RGB.
@@ -75,8 +83,8 @@ def render_clip(digit: np.ndarray, motion: str, rng: np.random.Generator) -> np.
     # room to turn in without cutting corners
     canvas = np.pad(sprite, (FRAME_SIZE - DIGIT_SIZE) // 2)
 
-    position = rng.uniform(0, FRAME_SIZE, size=2)
-    angle = rng.uniform(0, 360)
+    position = rng.uniform(0, FRAME_SIZE, size=2) if start is None else start - FRAME_SIZE / 2
+    angle = rng.uniform(0, 360) if angle is None else angle
     velocity = np.array(DIRECTIONS.get(motion, (0.0, 0.0))) * rng.uniform(*SPEED)
     spin = TURNS.get(motion, 0) * rng.uniform(*TURN_SPEED)
     foreground, background = rng.uniform(160, 255, size=3), rng.uniform(0, 80, size=3)
