@@ -48,6 +48,15 @@ TOLERANCES = {
     "rounded_to_bfloat16": Tolerance(
         0.0, 4e-3, "a number of at most 1 rounded once to 8 bits: half of 2^-8, and the float32 position's own error"
     ),
+    "two_processes": Tolerance(
+        0.0, 1e-4, "float32 gradients summed in another order, through six steps of Adam at a learning rate of 1e-3"
+    ),
+    "accumulated": Tolerance(
+        0.0, 1e-6, "float32 gradients summed in another order, through five steps of gradient descent of 1e-3"
+    ),
+    "bfloat16_loss": Tolerance(
+        0.0, 0.03, "a mean over clips of losses near 2.4, each rounded at 4e-3 a step, through five steps"
+    ),
     "millions": Tolerance(0.0, 0.05, "figures of the paper and the docs are printed in millions with one decimal"),
 }
 
