@@ -17,7 +17,7 @@
 
 A motion can be told without knowing where in the clip it is, so all embeddings tie there. Here the label is
 
-- place: in which of 4x4 cells the digit is in the first frame, before it moves or turns on;
+- place: in which of 3x4 cells the digit is in the first frame, before it moves or turns on;
 - order: which of four directions it takes first and which other one then, in two shots of 8 frames, 12 pairs in all.
   Every tube sees each shot alike and none sees both: without positions nothing tells which came first, so that half of
   the clips is the most there is.
@@ -31,7 +31,6 @@ where it was.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import cache, partial
 from itertools import permutations
 from pathlib import Path
@@ -52,7 +51,7 @@ from common import (
     train,
 )
 from digits import SPLITS, draw_from, draw_handwriting, normalize, stack_frames
-from tqdm.auto import tqdm
+from tqdm.auto import trange
 from transformers import set_seed
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
@@ -66,32 +65,30 @@ TUBES = [
     {"kernel_size": [1, 16, 16], "stride": [8, 16, 16]},
 ]
 POSITIONS = ("none", "learned", "tube_index", "tube_center")
-CELLS = 4  # along each side
+CELLS = (3, 4)  # rows and columns
 PAIRS = list(permutations(("right", "up", "left", "down"), 2))
+NUM_CLASSES = len(PAIRS)  # as many as there are cells
 CLIPS = {"train": 3000, "validation": 300, "test": 900}
-STEPS = 400
+STEPS = 300
 
 
 def render_place(split: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A clip and the cell of its first frame that the digit's centre lies in."""
-    size = FRAME_SIZE / CELLS
-    cell = rng.integers(CELLS, size=2)
+    cell = int(rng.integers(NUM_CLASSES))
     # not at the cell's border, where none could tell
-    start = (cell + rng.uniform(0.2, 0.8, size=2)) * size
-    clip = render_clip(draw_handwriting(split, rng)[0], rng.choice(MOTIONS), rng, start)
-    return clip, int(cell[0] * CELLS + cell[1])
+    start = (np.unravel_index(cell, CELLS) + rng.uniform(0.2, 0.8, size=2)) * FRAME_SIZE / CELLS
+    return render_clip(draw_handwriting(split, rng)[0], rng.choice(MOTIONS), rng, start), cell
 
 
 def render_order(split: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A clip of two shots and the pair of their directions."""
-    pair = int(rng.integers(len(PAIRS)))
+    pair = int(rng.integers(NUM_CLASSES))
     digit = draw_handwriting(split, rng)[0]
     shots = [render_clip(digit, motion, rng)[: NUM_FRAMES // 2] for motion in PAIRS[pair]]
     return np.concatenate(shots), pair
 
 
-# what draws a clip with its label, and the number of classes
-LABELS = {"place": (render_place, CELLS**2), "order": (render_order, len(PAIRS))}
+LABELS = {"place": render_place, "order": render_order}
 
 
 def main() -> None:
@@ -115,15 +112,13 @@ def main() -> None:
             rows.append({"setting": f"{label}: {positions}", "learning rate": learning_rate, **compare_seeds(seeds)})
     title = f"Accuracy on test clips after {STEPS} steps of {BATCH_SIZE} clips"
     report(f"positions_{device.type}", title, describe_machine(device), rows)
-    chance = 100 / min(num_classes for _, num_classes in LABELS.values())
-    draw_bars(rows, "setting", title, chance).savefig(RESULTS / f"positions_{device.type}.png", dpi=120)
+    draw_bars(rows, "setting", title, 100 / NUM_CLASSES).savefig(RESULTS / f"positions_{device.type}.png", dpi=120)
 
 
 def train_and_evaluate(
     label: str, positions: str, device: torch.device, learning_rate: float, seed: int, split: str
 ) -> dict:
     set_seed(seed)
-    render, num_classes = LABELS[label]
     config = TubeViTConfig(
         hidden_size=128,
         num_hidden_layers=4,
@@ -133,20 +128,21 @@ def train_and_evaluate(
         num_frames=NUM_FRAMES,
         tubes=TUBES,
         position_embedding_type=positions,
-        num_labels=num_classes,
+        num_labels=NUM_CLASSES,
     )
     model = TubeViTForVideoClassification(config).to(device)
-    draw_batch = partial(draw_from, *make_labelled_clips(render, "train"))
+    draw_batch = partial(draw_from, *make_labelled_clips(label, "train"))
     train(model, draw_batch, STEPS, learning_rate, f"{label}, {positions}, {learning_rate}, seed {seed}")
-    clips, labels = make_labelled_clips(render, split)
+    clips, labels = make_labelled_clips(label, split)
     return {"accuracy": evaluate(model, normalize(clips), labels)}
 
 
 @cache
-def make_labelled_clips(render: Callable, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def make_labelled_clips(label: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips `(clips, frames, 3, height, width)` of uint8, and their labels."""
     rng = np.random.default_rng([2, SPLITS.index(split)])
-    clips, labels = zip(*(render(split, rng) for _ in tqdm(range(CLIPS[split]), desc=f"{split} clips", disable=None)))
+    progress = trange(CLIPS[split], desc=f"{split} clips", disable=None)
+    clips, labels = zip(*(LABELS[label](split, rng) for _ in progress))
     return stack_frames(list(clips)), torch.tensor(labels)
 
 

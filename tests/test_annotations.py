@@ -184,6 +184,34 @@ def test_own_lists(ending, tmp_path):
     assert dataset.features["label"].names == ["fall", "run"]
 
 
+def test_a_path_in_a_list_means_this_file(tmp_path):
+    videos = touch(tmp_path / "videos", "run/1.mp4", "fall/1.mp4", "a/b/2.mp4", "3.webm", "3.mp4", "deep/4.mkv")
+    lines = ["./run/1.mp4,run", f"{videos}/fall/1.mp4,fall", "b/2.mp4,run", "3.webm,fall", "4,run", "jump/1.mp4,run"]
+    write(tmp_path, {"list.csv": "\n".join(["video,label", *lines])})
+    dataset, missing = read_annotations("list", tmp_path / "list.csv", videos)
+    assert rows(dataset, videos) == [
+        ("run/1.mp4", "run"),
+        ("fall/1.mp4", "fall"),
+        ("a/b/2.mp4", "run"),
+        ("3.webm", "fall"),
+        ("deep/4.mkv", "run"),
+    ]
+    assert missing == ["jump/1.mp4"]
+
+
+def test_videos_of_the_same_name_in_two_folders_of_hmdb51(tmp_path):
+    write(tmp_path, {f"{name}_test_split1.txt": "a.avi 1\n" for name in ("run", "walk")})
+    videos = touch(tmp_path / "videos", "run/a.avi", "walk/a.avi")
+    dataset, _ = read_annotations("hmdb51", str(tmp_path / "*_test_split1.txt"), videos)
+    assert rows(dataset, videos) == [("run/a.avi", "run"), ("walk/a.avi", "walk")]
+
+
+def test_todays_names_of_something_something(tmp_path):
+    write(tmp_path, {"train.json": '[{"id": 7, "template": "Run [fast]"}]', "labels.json": '{"Run fast": "0"}'})
+    dataset, _ = read_annotations("ssv2", tmp_path / "train.json", touch(tmp_path / "videos", "7.webm"))
+    assert rows(dataset, tmp_path / "videos") == [("7.webm", "Run fast")]
+
+
 def test_several_labels_in_a_list(tmp_path):
     write(tmp_path, {"list.json": json.dumps([{"video": "1.mp4", "label": ["run", "fall"]}])})
     dataset, _ = read_annotations("list", tmp_path / "list.json", touch(tmp_path, "1.mp4"))
@@ -235,6 +263,17 @@ def test_the_other_split_has_the_same_classes(tmp_path):
             {"a.csv": "id,actions\nX,c009 0 1\n", "Charades_v1_classes.txt": "c000 Holding\n"},
             r"a\.csv, line 2: there is no class 'c009'",
         ),
+        ("charades", {"a.csv": "", "Charades_v1_classes.txt": "c000\n"}, r"classes\.txt, line 1: expected a code and"),
+        ("ssv2", {"a.csv": "[]", "something-something-v2-labels.json": "[1]"}, r"labels\.json: expected an object of"),
+        ("list", {"a.csv": "video,label\n9.mp4,\n"}, r"a\.csv, line 2: a label must be a text that is not empty"),
+        ("list", {"a.jsonl": '{"video": "1.mp4", "label": 3}'}, r"line 1: a label must be a text.* got 3"),
+        ("list", {"a.jsonl": '{"video": 1, "label": "run"}'}, r"line 1: the video must be a name or a path, got 1"),
+        (
+            "list",
+            {"a.jsonl": '{"video": "1.mp4", "label": ["run"]}\n{"video": "2.mp4", "label": "run"}'},
+            r"line 2: either all videos have one label or all a list of them, got 'run'",
+        ),
+        ("list", {"a.csv": "video,label\n1.mp4,run\n", "x/1.mp4": "", "y/1.mp4": ""}, "could be .*x.*y.*by its path"),
         ("list", {"a.csv": "video,label\n9.mp4,run\n"}, r"none of its 1 videos lies under .*looked for 9\.mp4"),
         ("list", {}, r"a\.csv: it cannot be read"),
         ("avi", {}, "`format` must be one of kinetics, ucf101, .* got 'avi'"),
@@ -242,5 +281,12 @@ def test_the_other_split_has_the_same_classes(tmp_path):
 )
 def test_bad_annotations_name_file_and_line(format, files, message, tmp_path):
     write(tmp_path, files)
+    source = tmp_path / ("a.jsonl" if "a.jsonl" in files else "a.csv")
     with pytest.raises(AnnotationError, match=message):
-        read_annotations(format, tmp_path / "a.csv", tmp_path)
+        read_annotations(format, source, tmp_path)
+
+
+def test_a_pattern_of_several_splits(tmp_path):
+    write(tmp_path, {f"run_test_split{number}.txt": "a.avi 1\n" for number in (1, 2)})
+    with pytest.raises(AnnotationError, match="takes in several splits"):
+        read_annotations("hmdb51", str(tmp_path / "*_test_split*.txt"), tmp_path)

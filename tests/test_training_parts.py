@@ -23,6 +23,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.video_utils import VideoMetadata
 
 from tubevit_hf import TubeViTConfig, TubeViTForJointClassification, TubeViTForVideoClassification, read_video
 from tubevit_hf.data import (
@@ -39,7 +40,7 @@ from tubevit_hf.data import (
     load_by_name,
     load_folder,
 )
-from tubevit_hf.data.clips import spatial_crops
+from tubevit_hf.data.clips import make_sampler, spatial_crops
 from tubevit_hf.evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
 from tubevit_hf.training import RECIPES
 from tubevit_hf.training.trainer import video_loss
@@ -127,6 +128,33 @@ def test_views_are_crops_of_spaced_clips(videos):
             top = round((height - 40) / 2)
             assert views[number].equal(clip[:, :, top : top + 40, left : left + 56])
             number += 1
+
+
+@pytest.mark.parametrize(("total", "num_clips"), [(300, 4), (29, 2), (7, 3), (5, 4), (1, 2)])
+def test_views_of_all_of_a_video_lie_between_each_other(total, num_clips):
+    """Frames as far apart as those that the model is trained on."""
+    metadata = VideoMetadata(total_num_frames=total, fps=25, video_backend="pyav")
+    clips = make_sampler(7, None, "spaced", num_clips)(metadata).reshape(num_clips, 7)
+    training = make_sampler(7, None, "random")(metadata)
+    assert clips[0].tolist() == training.tolist()
+    in_between = clips.T.reshape(-1)
+    assert (np.diff(in_between) >= 0).all()
+    assert (np.diff(in_between) <= np.ceil(total / (7 * num_clips))).all()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TrainingClip(tiny_video_processor(), 0), "`num_frames` must be at least 1.*got 0"),
+        (lambda: TrainingClip(tiny_video_processor(), 4, fps=-3.0), "`fps` above 0, got 4 and -3.0"),
+        (lambda: TrainingClip(tiny_video_processor(), 4, rand_augment=[2]), r"two numbers.*got \[2\]"),
+        (lambda: EvaluationViews(tiny_video_processor(), 4, num_clips=0), "at least 1, got 0 and 1"),
+        (lambda: EvaluationViews(tiny_video_processor(), 4, num_crops=-1), "at least 1, got 1 and -1"),
+    ],
+)
+def test_impossible_clips(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 def test_a_single_view_is_what_the_pipeline_sees(videos):
@@ -225,6 +253,25 @@ def test_class_folders(tmp_path, videos):
     assert ClipDataset(splits["train"], TrainingClip(tiny_video_processor(), 4))[0]["pixel_values"].shape[0] == 4
 
 
+def test_names_of_folders_mean_no_split(tmp_path, videos):
+    """Classes may be called like splits, their videos lie deeper, be links, or of any format that FFmpeg reads."""
+    classes = ["training dog", "validation", "dev"]
+    folder = write_folder(tmp_path, videos, train=classes, validation=classes)
+    (folder / "train" / "dev" / "deeper").mkdir()
+    (folder / "train" / "dev" / "deeper" / "b.webm").symlink_to(videos[1])
+    (folder / "train_extra" / "dev").mkdir(parents=True)
+    (folder / "train_extra" / "dev" / "c.mp4").symlink_to(videos[1])
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "d.mp4").symlink_to(videos[2])
+    for split in ("train", "validation"):
+        (folder / split / "linked").symlink_to(folder / "elsewhere")
+    splits = load_folder(folder)
+    assert get_names(splits["train"]) == ["dev", "linked", "training dog", "validation"]
+    assert splits["train"]["label"][:] == [0, 0, 1, 2, 3]
+    assert splits["validation"]["label"][:] == [0, 1, 2, 3]
+    assert all(f"/{split}/" in row["video"] for split in splits for row in splits[split])
+
+
 def test_class_folders_of_images(tmp_path, images):
     splits = load_folder(write_folder(tmp_path, images, train=["cat", "dog"], validation=["cat", "dog"]))
     assert holds_images(splits["train"])
@@ -250,6 +297,24 @@ def test_datasets_on_disk(tmp_path, videos):
     DatasetDict(train=rows_of(videos, [0, 1, 2])).save_to_disk(tmp_path / "e")
     with pytest.raises(AnnotationError, match="it has no split 'validation', only train"):
         load_by_name(str(tmp_path / "e"))
+    rows_of(videos, [0, 1, 2]).save_to_disk(tmp_path / "f")
+    with pytest.raises(AnnotationError, match="one dataset without splits; save a DatasetDict with train and valid"):
+        load_by_name(str(tmp_path / "f"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature", "message"),
+    [
+        ([0, -1, 2], None, "validation: row 1 has the label -1; allowed are 0 to 2"),
+        ([0, 1, None], None, "validation: row 2 has the label None"),
+        ([[0], [1], []], List(ClassLabel(names=["a", "b", "c"])), "one split have a label each, those of the other"),
+    ],
+)
+def test_labels_that_would_fail_in_evaluation_fail_at_once(labels, feature, message, tmp_path, videos):
+    validation = rows_of(videos, labels) if feature is None else rows_of(videos, labels, feature)
+    DatasetDict(train=rows_of(videos, [0, 1, 2]), validation=validation).save_to_disk(tmp_path)
+    with pytest.raises(AnnotationError, match=message):
+        load_by_name(str(tmp_path))
 
 
 def test_unreadable_videos_are_passed_over_and_reported(tmp_path, videos, caplog):
@@ -259,6 +324,9 @@ def test_unreadable_videos_are_passed_over_and_reported(tmp_path, videos, caplog
     assert usable["label"][:] == [0, 2]
     assert "1 video(s) of train are passed over" in caplog.text
     assert "broken.mp4: " in caplog.text
+    (tmp_path / "text.png").write_text("no image")
+    assert len(drop_unreadable(rows_of([str(tmp_path / "text.png"), *videos[:2]], [0, 1, 2]), "train")) == 2
+    assert "text.png" in caplog.text
     with pytest.raises(AnnotationError, match="none of the 1 videos of train can be read"):
         drop_unreadable(rows.select([1]), "train")
 

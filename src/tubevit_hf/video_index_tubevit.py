@@ -67,8 +67,10 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
     if container.format.name in FORMATS_WITHOUT_PTS and stream.codec_context.has_b_frames:
         raise UnreliableTimestampsError(f"{container.format.name} does not tell when a frame is shown")
     # fragmented files list some packets in their header, edit lists hide or repeat some: then the two numbers differ
-    # a damaged header lists more frames than there are bytes
-    if "mp4" in container.format.name and 0 < stream.frames == len(stream.index_entries) <= container.size:
+    # a damaged header lists more frames than there are bytes, and that of a download that broke off frames that are
+    # not there
+    entries = stream.index_entries if "mp4" in container.format.name else ()
+    if 0 < stream.frames == len(entries) <= container.size >= entries[-1].pos + entries[-1].size:
         try:
             return HeaderIndex(container, stream)
         except UnreliableTimestampsError:

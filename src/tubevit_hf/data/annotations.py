@@ -18,20 +18,22 @@
 | `kinetics` (400 to 700) | `train.csv`: label, youtube_id, time_start, time_end | sorted | `ID_START_END.*` |
 | `ucf101` | `trainlist01.txt`, `testlist01.txt` | `classInd.txt` beside it | by name |
 | `hmdb51` | `*_test_split1.txt`, a pattern for one file a class | the files' names | by name |
-| `ssv2` | `something-something-v2-train.json` | `something-something-v2-labels.json` beside it | `ID.*` |
+| `ssv2` | `something-something-v2-train.json` or `train.json` | `...labels.json` beside it | `ID.*` |
 | `charades` | `Charades_v1_train.csv` | `Charades_v1_classes.txt` beside it | `ID.*` |
 | `list` | `.csv`, `.json` or `.jsonl` with the columns video and label | sorted | by relative path |
 
-Every reader gives what `load_dataset("videofolder")` gives: a [`datasets.Dataset`] with the columns `video`, a path,
-and `label`, a `ClassLabel` or, where videos have several, a list of them.
+Every reader gives a [`datasets.Dataset`] with the columns `video`, a path, and `label`, a `ClassLabel` or, where
+videos have several, a list of them.
 """
 
 import csv
 import json
+import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -51,11 +53,13 @@ class Annotations:
         source: the file, or a pattern of several.
         rows: for each video where it stands (`"file, line 3"`), its name, and its label or labels.
         names: the classes in order, if the dataset has a list of them.
+        by_path: whether a video's folder is part of its name; otherwise the file may lie in any.
     """
 
     source: str
     rows: list[tuple[str, str, str | list[str]]] = field(default_factory=list)
     names: list[str] | None = None
+    by_path: bool = False
 
 
 def read_annotations(
@@ -82,13 +86,15 @@ def read_annotations(
     if not found.rows:
         raise AnnotationError(f"{annotations}: it names no videos.")
     several = isinstance(found.rows[0][2], list)
+    for place, video, labels in found.rows:
+        check_row(place, video, labels, several)
     if names is None:
         names = found.names or sorted({label for *_, labels in found.rows for label in as_list(labels)})
     class_label = ClassLabel(names=list(names))
-    paths = locate_videos(videos)
+    files = VideoFiles(videos)
     rows, missing = {"video": [], "label": []}, []
     for place, video, labels in found.rows:
-        path = paths.get(video) or paths.get(Path(video).stem)
+        path = files.find(place, video, found.by_path)
         if path is None:
             missing.append(video)
             continue
@@ -105,23 +111,61 @@ def read_annotations(
     return Dataset.from_dict(rows, features=features), missing
 
 
-def locate_videos(folder: str | Path) -> dict[str, str]:
-    """Path of each video under a folder, by its relative path and by its bare name."""
-    paths = {}
-    for path in find_videos(folder):
-        paths.setdefault(path.stem, str(path))
-        paths[path.relative_to(folder).as_posix()] = str(path)
-    return paths
+def check_row(place: str, video: object, labels: object, several: bool) -> None:
+    if not isinstance(video, str) or not video:
+        raise AnnotationError(f"{place}: the video must be a name or a path, got {video!r}.")
+    if isinstance(labels, list) != several:
+        raise AnnotationError(f"{place}: either all videos have one label or all a list of them, got {labels!r}.")
+    for label in as_list(labels):
+        if not isinstance(label, str) or not label.strip():
+            raise AnnotationError(f"{place}: a label must be a text that is not empty, got {label!r}.")
+
+
+class VideoFiles:
+    """The videos under a folder, at any depth."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = folder
+        self.by_name = defaultdict(list)
+        for path in find_videos(folder):
+            self.by_name[path.stem].append(path)
+
+    def find(self, place: str, video: str, by_path: bool) -> str | None:
+        """The file of a video that annotations name by a path or a bare name, with or without suffix.
+
+        Raises:
+            AnnotationError: there are several.
+        """
+        # an absolute path stays as it is
+        path = Path(self.folder, video)
+        if path.is_file():
+            return str(path)
+        name = PurePosixPath(video)
+        found = self.by_name[name.stem] or self.by_name[name.name]
+        in_folder = [path for path in found if path.parent.parts[-len(name.parts) + 1 :] == name.parent.parts]
+        if name.parent.parts and (in_folder or by_path):
+            found = in_folder
+        # of files that differ in their suffix, the one that is named
+        found = [path for path in found if path.name == name.name] or found
+        if len(found) > 1:
+            raise AnnotationError(f"{place}: {video} could be {found[0]} or {found[1]}; name it by its path.")
+        return str(found[0]) if found else None
 
 
 def find_videos(folder: str | Path) -> list[Path]:
     """All videos in a folder and the folders in it, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return find_files(folder, lambda name: Path(name).suffix.lower() in VIDEO_SUFFIXES)
 
 
 def find_images(folder: str | Path) -> list[Path]:
     """All images that Pillow knows in a folder and the folders in it, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if is_image(path))
+    return find_files(folder, is_image)
+
+
+def find_files(folder: str | Path, accept: Callable[[str], bool]) -> list[Path]:
+    # datasets are often put together of links
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(parent, name) for parent, _, names in walk for name in names if accept(name))
 
 
 def is_image(path: str | Path) -> bool:
@@ -165,31 +209,42 @@ def read_hmdb51(source: str, train: bool) -> Annotations:
     rows, names = [], []
     for file in files:
         name = Path(file).name.partition("_test_split")[0]
+        if name in names:
+            raise AnnotationError(f"{source}: the pattern takes in several splits; name one, as *_test_split1.txt.")
         names.append(name)
         for place, line in read_lines(file):
             video, _, part = line.rpartition(" ")
             if part not in ("0", "1", "2"):
                 raise AnnotationError(f"{place}: expected VIDEO and 0, 1 or 2, got {line!r}.")
             if part == wanted:
-                rows.append((place, video.strip(), name))
+                rows.append((place, f"{name}/{video.strip()}", name))
     return Annotations(source, rows, names)
 
 
 def read_something_something(source: str, train: bool) -> Annotations:
-    labels = read_json(str(Path(source).with_name("something-something-v2-labels.json")))
-    names = sorted(labels, key=lambda label: int(labels[label]))
+    # the file's name in the first distribution, and in today's
+    first, now = (Path(source).with_name(name) for name in ("something-something-v2-labels.json", "labels.json"))
+    labels_file = str(now if now.exists() and not first.exists() else first)
+    labels = read_json(labels_file)
+    if not isinstance(labels, dict) or not all(str(number).isdigit() for number in labels.values()):
+        raise AnnotationError(f"{labels_file}: expected an object of classes with their numbers.")
     rows = []
     for place, row in read_entries(source, ("id", "template")):
-        rows.append((place, row["id"], row["template"].replace("[", "").replace("]", "")))
-    return Annotations(source, rows, names)
+        rows.append((place, str(row["id"]), str(row["template"]).replace("[", "").replace("]", "")))
+    return Annotations(source, rows, sorted(labels, key=lambda label: int(labels[label])))
 
 
 def read_charades(source: str, train: bool) -> Annotations:
-    codes = dict(line.split(" ", 1) for _, line in read_lines(str(Path(source).with_name("Charades_v1_classes.txt"))))
+    codes = {}
+    for place, line in read_lines(str(Path(source).with_name("Charades_v1_classes.txt"))):
+        code, _, name = line.partition(" ")
+        if not name:
+            raise AnnotationError(f"{place}: expected a code and a class, got {line!r}.")
+        codes[code] = name
     rows = []
     for place, row in read_csv(source, ("id", "actions")):
         # "c092 11.90 21.20;c147 0.00 12.60": class, start and end in seconds
-        labels = sorted({action.split()[0] for action in row["actions"].split(";") if action})
+        labels = sorted({action.split()[0] for action in row["actions"].split(";") if action.strip()})
         for label in labels:
             if label not in codes:
                 raise AnnotationError(f"{place}: there is no class {label!r} in Charades_v1_classes.txt.")
@@ -205,7 +260,7 @@ def read_list(source: str, train: bool) -> Annotations:
         entries = check_entries(((place, parse_json(place, line)) for place, line in read_lines(source)), columns)
     else:
         entries = read_entries(source, columns)
-    return Annotations(source, [(place, row["video"], row["label"]) for place, row in entries])
+    return Annotations(source, [(place, row["video"], row["label"]) for place, row in entries], by_path=True)
 
 
 def read_text(source: str) -> str:

@@ -35,8 +35,7 @@ class ClipDataset(torch.utils.data.Dataset):
     number of workers and processes, and a run that is taken up again sees what it would have seen.
 
     Args:
-        rows: with the columns `video`, a path, and `label`, as [`read_annotations`] and `load_dataset("videofolder")`
-            give them.
+        rows: with the columns `video`, a path, and `label`, as [`read_annotations`] and [`load_folder`] give them.
         load: a [`TrainingClip`] or [`EvaluationViews`].
         seed: of what is random.
         name: which head of a [`TubeViTForJointClassification`] classifies it.
@@ -57,7 +56,9 @@ class ClipDataset(torch.utils.data.Dataset):
         """`pixel_values`; `labels`, a class, or of several a one each `(num_labels,)`; `dataset`, if it has a name."""
         row = self.rows[index]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, int(self.epoch), index]).generate_state(1)[0]))
+            # `torch.manual_seed` would seed the GPUs too, and so the model's dropout
+            seeds = np.random.SeedSequence([self.seed, int(self.epoch), index])
+            torch.default_generator.manual_seed(int(seeds.generate_state(1)[0]))
             pixel_values = self.load(path_of(row))
         labels = torch.tensor(row["label"])
         if self.num_labels is not None:
@@ -94,6 +95,8 @@ class TrainingClip:
         self.sample_frames = make_sampler(num_frames, fps, "random")
         transforms = []
         if rand_augment is not None:
+            if len(rand_augment) != 2:
+                raise ValueError(f"`rand_augment` must be two numbers, layers and magnitude, got {rand_augment}.")
             layers, magnitude = rand_augment
             transforms.append(v2.RandAugment(layers, magnitude))
         if random_crop:
@@ -114,7 +117,8 @@ class EvaluationViews:
     Args:
         processor: brings pixels to what the model expects.
         num_frames: of a clip.
-        fps: frames a second; by default a single clip has frames from all of the video, evenly.
+        fps: frames a second; by default each clip has frames from all of the video, evenly, as a training clip has,
+            and those of the others lie between them.
         num_clips: how many clips in time.
         num_crops: how many crops of each along the longer side.
     """
@@ -127,6 +131,8 @@ class EvaluationViews:
         num_clips: int = 1,
         num_crops: int = 1,
     ):
+        if num_clips < 1 or num_crops < 1:
+            raise ValueError(f"`num_clips` and `num_crops` must be at least 1, got {num_clips} and {num_crops}.")
         self.processor, self.num_clips, self.num_crops = processor, num_clips, num_crops
         self.sample_frames = make_sampler(num_frames, fps, "spaced", num_clips)
 
@@ -151,14 +157,19 @@ def make_sampler(
     num_frames: int, fps: float | None, frame_sampling: str, num_clips: int = 1
 ) -> Callable[[VideoMetadata], np.ndarray]:
     """Which frames to read, as [`TubeViTVideoProcessor`] chooses them, for the processor of any model."""
-    if fps is None and num_clips == 1:
-        frame_sampling = "uniform"
-    sampler = TubeViTVideoProcessor(frame_sampling=frame_sampling, num_clips=num_clips, short_clips="repeat")
+    if num_frames < 1 or (fps is not None and fps <= 0):
+        raise ValueError(f"`num_frames` must be at least 1 and `fps` above 0, got {num_frames} and {fps}.")
+    sampler = TubeViTVideoProcessor(short_clips="repeat")
 
-    def sample_frames(metadata: VideoMetadata) -> np.ndarray:
-        return sampler.sample_frames(metadata, num_frames=num_frames, fps=fps)
+    def sample_windows(metadata: VideoMetadata) -> np.ndarray:
+        window = {"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling, "num_clips": num_clips}
+        return sampler.sample_frames(metadata, **window)
 
-    return sample_frames
+    def sample_all(metadata: VideoMetadata) -> np.ndarray:
+        frames = sampler.sample_frames(metadata, num_frames=num_frames * num_clips)
+        return frames.reshape(num_frames, num_clips).T.reshape(-1)
+
+    return sample_all if fps is None else sample_windows
 
 
 def get_crop_size(processor: BaseVideoProcessor) -> tuple[int, int]:

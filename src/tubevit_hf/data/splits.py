@@ -16,7 +16,18 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Video, load_dataset, load_from_disk
+import torch
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    List,
+    Value,
+    Video,
+    load_dataset,
+    load_from_disk,
+)
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -31,29 +42,30 @@ SPLITS = ("train", "validation")
 def load_folder(folder: str | Path) -> DatasetDict:
     """Videos or images in class folders: `FOLDER/train/LABEL/*.mp4` and `FOLDER/validation/LABEL/*.mp4`.
 
-    An image is a video of one frame, in the column `video` too.
+    An image is a video of one frame, in the column `video` too. Files may lie deeper in a class folder.
 
     Raises:
         AnnotationError: a split or what should be in a class folder is missing.
     """
-    kind, names = None, {}
+    find, what, splits = None, None, {}
     for split in SPLITS:
         classes = sorted(path for path in Path(folder, split).glob("*") if path.is_dir())
-        names[split] = [path.name for path in classes]
         if len(classes) < 2:
             raise AnnotationError(
                 f"{Path(folder, split)}: it holds {len(classes)} folder(s) of classes; two are needed."
             )
-        for path in classes:
-            kind = kind or ("videofolder" if find_videos(path) else "imagefolder")
-            if not (find_videos(path) if kind == "videofolder" else find_images(path)):
-                what = kind.removesuffix("folder")
-                raise AnnotationError(f"{path}: it holds no {what}s. Remove the folder if there is no such class.")
-    check_names(str(folder), *names.values())
-    splits = load_dataset(kind, data_dir=str(folder))
-    if kind == "imagefolder":
-        splits = splits.cast_column("image", Image(decode=False)).rename_column("image", "video")
-    return check_splits(splits, str(folder))
+        rows = {"video": [], "label": []}
+        for label, path in enumerate(classes):
+            if find is None:
+                find, what = (find_videos, "videos") if find_videos(path) else (find_images, "images")
+            files = find(path)
+            if not files:
+                raise AnnotationError(f"{path}: it holds no {what}. Remove the folder if there is no such class.")
+            rows["video"] += map(str, files)
+            rows["label"] += [label] * len(files)
+        names = ClassLabel(names=[path.name for path in classes])
+        splits[split] = Dataset.from_dict(rows, features=Features({"video": Value("string"), "label": names}))
+    return check_splits(DatasetDict(splits), str(folder))
 
 
 def load_by_name(name: str) -> DatasetDict:
@@ -62,7 +74,16 @@ def load_by_name(name: str) -> DatasetDict:
     Raises:
         AnnotationError: a split or a column is missing.
     """
-    return check_splits(load_from_disk(name) if Path(name, "dataset_dict.json").exists() else load_dataset(name), name)
+    splits = load_from_disk(name) if is_saved_dataset(name) else load_dataset(name)
+    if not isinstance(splits, DatasetDict):
+        raise AnnotationError(
+            f"{name}: it is one dataset without splits; save a DatasetDict with {' and '.join(SPLITS)}."
+        )
+    return check_splits(splits, name)
+
+
+def is_saved_dataset(name: str) -> bool:
+    return any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
 
 
 def load_annotated(format: str, train: str | Path, validation: str | Path, videos: str | Path) -> DatasetDict:
@@ -86,7 +107,11 @@ def check_splits(splits: DatasetDict, name: str) -> DatasetDict:
                 raise AnnotationError(f"{name}: its split {split!r} has no column {column!r}, only {has}.")
         if isinstance(splits[split].features["video"], Video):
             splits[split] = splits[split].cast_column("video", Video(decode=False))
+    if len({is_multi_label(splits[split]) for split in SPLITS}) > 1:
+        raise AnnotationError(f"{name}: the videos of one split have a label each, those of the other several.")
     check_names(name, *(get_names(splits[split]) for split in SPLITS))
+    for split in SPLITS:
+        check_labels(f"{name}, {split}", splits[split])
     return DatasetDict({split: splits[split] for split in SPLITS})
 
 
@@ -96,6 +121,18 @@ def check_names(name: str, train: list[str], validation: list[str]) -> None:
         raise AnnotationError(
             f"{name}: the splits have other classes, or in another order. Only one of the two has: {only}."
         )
+
+
+def check_labels(name: str, rows: Dataset) -> None:
+    """Every video has a label or a list of them, each one of the classes."""
+    num_labels = len(get_names(rows))
+    for index, labels in enumerate(rows["label"]):
+        for label in labels if is_multi_label(rows) and labels is not None else [labels]:
+            if label is None or not 0 <= label < num_labels:
+                raise AnnotationError(
+                    f"{name}: row {index} has the label {label}; allowed are 0 to {num_labels - 1}. Remove the row if "
+                    "it has none."
+                )
 
 
 def get_names(rows: Dataset) -> list[str]:
@@ -114,28 +151,51 @@ def is_multi_label(rows: Dataset) -> bool:
 
 def holds_images(rows: Dataset) -> bool:
     """Whether the videos of a dataset are images, each of one frame."""
-    return isinstance(rows[0]["video"], dict) and is_image(rows[0]["video"]["path"])
+    path = path_of(rows[0])
+    return isinstance(path, str) and is_image(path)
 
 
 def drop_unreadable(rows: Dataset, split: str) -> Dataset:
-    """Passes over videos that cannot be opened, and reports them. Only their headers are read."""
+    """Passes over videos that cannot be opened and images that cannot be read, and reports them.
 
-    def find_fault(row: dict) -> str | None:
-        try:
-            with VideoReader(path_of(row)):
-                return None
-        except VideoDecodingError as error:
-            return str(error)
+    Each of several processes looks at its share, and all pass over the same. Of most files only the header is read.
 
+    Raises:
+        AnnotationError: nothing is left.
+    """
+    several = torch.distributed.is_initialized()
+    rank, num_processes = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several else (0, 1)
+    mine = range(rank, len(rows), num_processes)
     with ThreadPoolExecutor() as pool:
-        faults = list(
-            tqdm(pool.map(find_fault, rows), total=len(rows), desc=f"Checking {split}", unit="video", disable=None)
+        found = pool.map(lambda index: find_fault(rows[index]), mine)
+        found = list(
+            tqdm(found, total=len(mine), desc=f"Checking {split}", unit="video", disable=None if rank == 0 else True)
         )
-    report_unusable(split, [(str(path_of(row)), fault) for row, fault in zip(rows, faults) if fault])
-    usable = [index for index, fault in enumerate(faults) if fault is None]
-    if not usable:
+    parts = [dict(zip(mine, found))]
+    if several:
+        parts = [None] * num_processes
+        torch.distributed.all_gather_object(parts, dict(zip(mine, found)))
+    faults = {index: fault for part in parts for index, fault in part.items() if fault is not None}
+    report_unusable(split, [(name_of(index, rows[index]), faults[index]) for index in sorted(faults)])
+    if len(faults) == len(rows):
         raise AnnotationError(f"none of the {len(rows)} videos of {split} can be read.")
-    return rows.select(usable) if len(usable) < len(rows) else rows
+    return rows.select([index for index in range(len(rows)) if index not in faults]) if faults else rows
+
+
+def find_fault(row: dict) -> str | None:
+    """Why the video of a row cannot be used, `None` if it can."""
+    try:
+        with VideoReader(path_of(row)) as reader:
+            if reader.metadata.total_num_frames == 1:
+                reader.get_frames([0])
+            return None
+    except VideoDecodingError as error:
+        return str(error)
+
+
+def name_of(index: int, row: dict) -> str:
+    path = path_of(row)
+    return f"row {index}" if isinstance(path, bytes) else path
 
 
 def path_of(row: dict) -> str | bytes:
