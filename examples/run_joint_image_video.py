@@ -31,9 +31,8 @@ from typing import NoReturn
 
 from transformers import AutoConfig, AutoVideoProcessor, HfArgumentParser, TrainingArguments, set_seed
 
-from tubevit_hf import TubeViTForJointClassification
+from tubevit_hf import TubeViTConfig, TubeViTForJointClassification
 from tubevit_hf.data import (
-    AnnotationError,
     ClipDataset,
     EvaluationViews,
     JointDataset,
@@ -41,7 +40,6 @@ from tubevit_hf.data import (
     drop_unreadable,
     get_names,
     holds_images,
-    is_multi_label,
     load_folder,
 )
 from tubevit_hf.training import VideoTrainer, find_checkpoint
@@ -72,37 +70,64 @@ def main() -> None:
     # each head sees a part of the batches, so its gradients are missing in the others
     parser.set_defaults(remove_unused_columns=False, ddp_find_unused_parameters=True)
     arguments, training_args = parser.parse_args_into_dataclasses()
+    if not training_args.do_train and not training_args.do_eval:
+        stop("give --do_train, --do_eval or both")
+    set_seed(training_args.seed)
+    try:
+        trainer, images = build_trainer(arguments, training_args)
+    except (OSError, ValueError) as error:
+        stop(str(error))
+
+    if training_args.do_train:
+        checkpoint = training_args.resume_from_checkpoint or find_checkpoint(training_args.output_dir)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+        if result.metrics:  # none, if the run was at its end before
+            trainer.log_metrics("train", result.metrics)
+            trainer.save_metrics("train", result.metrics)
+    if training_args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if training_args.do_train and trainer.is_world_process_zero():
+        # from what was saved: the model itself may be in shards
+        model = TubeViTForJointClassification.from_pretrained(training_args.output_dir)
+        for name in model.config.heads:
+            folder = Path(training_args.output_dir, name)
+            model.export(name, images=name in images).save_pretrained(folder)
+            trainer.processing_class.save_pretrained(folder)
+
+
+def build_trainer(arguments: JointArguments, training_args: TrainingArguments) -> tuple[VideoTrainer, set[str]]:
+    """The Trainer, and which of the datasets hold images."""
+    # 1. Data
+    rows, weights = {}, None
+    for name, folder in read_pairs(arguments.datasets).items():
+        rows[name] = load_folder(folder)
+        for split in rows[name]:
+            rows[name][split] = drop_unreadable(rows[name][split], f"{name}, {split}")
+    if arguments.weights is not None:
+        weights = {name: float(weight) for name, weight in read_pairs(arguments.weights).items()}
+        if weights.keys() != rows.keys() or min(weights.values()) <= 0:
+            stop(f"--weights must give each of {', '.join(rows)} a share above 0, got {', '.join(arguments.weights)}")
+
+    # 2. Model
     source = arguments.model_name_or_path or arguments.config_name
     if source is None:
         stop("give --model_name_or_path to fine-tune a checkpoint or --config_name to train from scratch")
-    set_seed(training_args.seed)
-
-    # 1. Data
-    rows = {}
-    try:
-        for name, folder in read_pairs(arguments.datasets).items():
-            rows[name] = load_folder(folder)
-            for split in rows[name]:
-                rows[name][split] = drop_unreadable(rows[name][split], f"{name}, {split}")
-    except AnnotationError as error:
-        stop(str(error))
-    weights = None
-    if arguments.weights is not None:
-        weights = {name: float(weight) for name, weight in read_pairs(arguments.weights).items()}
-        if weights.keys() != rows.keys():
-            stop(f"--weights must give each of {', '.join(rows)} a share, got {', '.join(arguments.weights)}")
-
-    # 2. Model
     config = AutoConfig.from_pretrained(source)
-    config.heads = {
-        name: {
-            "labels": get_names(splits["train"]),
-            "problem_type": (
-                "multi_label_classification" if is_multi_label(splits["train"]) else "single_label_classification"
-            ),
-        }
+    if not isinstance(config, TubeViTConfig):
+        stop(f"{source} is a {config.model_type!r}; only a TubeViT reads images and videos alike")
+    heads = {
+        name: {"labels": get_names(splits["train"]), "problem_type": "single_label_classification"}
         for name, splits in rows.items()
     }
+    for name, head in (config.heads or {}).items():
+        if arguments.model_name_or_path and name in heads and heads[name]["labels"] != head["labels"]:
+            stop(f"the checkpoint's head {name!r} has other classes than the dataset; name the dataset otherwise")
+    config.heads = heads
+    config.validate_heads()
     if arguments.num_frames is not None:
         config.num_frames = arguments.num_frames
     if arguments.model_name_or_path:
@@ -111,51 +136,37 @@ def main() -> None:
         model = TubeViTForJointClassification(config)
     processor = AutoVideoProcessor.from_pretrained(source, num_frames=config.num_frames)
 
-    # 3. Training; an image is a clip of one frame
-    train, validation = {}, {}
+    # 3. Clips; an image is a clip of one frame
+    train, validation, images = [], {}, set()
     for name, splits in rows.items():
+        num_frames, fps, num_clips = config.num_frames, arguments.fps, arguments.eval_clips
         if holds_images(splits["train"]):
             num_frames, fps, num_clips = 1, None, 1
-        else:
-            num_frames, fps, num_clips = config.num_frames, arguments.fps, arguments.eval_clips
+            images.add(name)
         clip = TrainingClip(processor, num_frames, fps)
         views = EvaluationViews(processor, num_frames, fps, num_clips, arguments.eval_crops)
-        train[name] = ClipDataset(splits["train"], clip, training_args.seed, name)
+        train.append(ClipDataset(splits["train"], clip, training_args.seed, name))
         validation[name] = ClipDataset(splits["validation"], views, name=name)
     trainer = VideoTrainer(
         model=model,
         args=training_args,
-        train_dataset=JointDataset(list(train.values())),
+        train_dataset=JointDataset(train),
         eval_dataset=validation,
         processing_class=processor,
         weights=weights,
     )
-    if training_args.do_train:
-        checkpoint = training_args.resume_from_checkpoint or find_checkpoint(training_args.output_dir)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.save_state()
-        trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
-
-    # 4. Evaluation, and a model of each head
-    if training_args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    if training_args.do_train and trainer.is_world_process_zero():
-        for name, splits in rows.items():
-            folder = Path(training_args.output_dir, name)
-            model.export(name, images=holds_images(splits["train"])).save_pretrained(folder)
-            processor.save_pretrained(folder)
+    return trainer, images
 
 
 def read_pairs(pairs: list[str]) -> dict[str, str]:
     """`["a=b"] -> {"a": "b"}`"""
+    found = {}
     for pair in pairs:
-        if "=" not in pair:
-            stop(f"expected NAME=..., got {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+        name, _, value = pair.partition("=")
+        if not name or not value or name in found:
+            stop(f"expected NAME=... with another name each, got {pair!r}")
+        found[name] = value
+    return found
 
 
 def stop(message: str) -> NoReturn:

@@ -34,7 +34,6 @@ processor. On a CPU add `--use_cpu --bf16 True` if it computes in bfloat16. `--h
 included; what a recipe says they override.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -42,6 +41,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from datasets import DatasetDict
 from transformers import (
     AutoConfig,
@@ -57,7 +57,6 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor
 from tubevit_hf.data import (
     FORMATS,
-    AnnotationError,
     ClipDataset,
     EvaluationViews,
     TrainingClip,
@@ -116,6 +115,13 @@ class DataArguments:
     eval_crops: int = field(default=3, metadata={"help": "Evaluated crops of a clip, along its longer side."})
 
 
+# arguments of which no weight depends, by the beginning of their names
+WITHOUT_EFFECT = (
+    *("dataloader_", "ddp_", "disable_tqdm", "do_", "eval_", "hub_", "log", "output_dir", "push_to_hub", "report_to"),
+    *("resume_from_checkpoint", "run_name", "save_"),
+)
+
+
 @dataclass
 class RecipeArguments:
     recipe: str | None = field(
@@ -125,14 +131,86 @@ class RecipeArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser((RecipeArguments, ModelArguments, DataArguments, TrainingArguments))
-    parser.set_defaults(remove_unused_columns=False, **read_recipe())
-    recipe_args, model_args, data_args, training_args = parser.parse_args_into_dataclasses()
+    recipe_args, model_args, data_args, training_args = parse_arguments()
     set_seed(training_args.seed)
+    try:
+        trainer = build_trainer(recipe_args, model_args, data_args, training_args)
+        checkpoint = choose_checkpoint(trainer, recipe_args, model_args, data_args) if training_args.do_train else None
+    except (OSError, ValueError) as error:
+        stop(str(error))
+
+    folder = Path(training_args.output_dir)
+    if training_args.do_train:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+        if result.metrics:  # none, if the run was at its end before
+            trainer.log_metrics("train", result.metrics)
+            trainer.save_metrics("train", result.metrics)
+    if training_args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if training_args.do_train and trainer.is_world_process_zero():
+        draw_curves(trainer.state.log_history).savefig(folder / "training_curves.png", dpi=120)
+
+    name = Path(data_args.data_dir or data_args.dataset_name or data_args.video_dir).name
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset=name)
+    else:
+        trainer.create_model_card(dataset=name)
+
+
+def parse_arguments() -> tuple:
+    """The command line, and for what it does not say the recipe, if one is named."""
+    groups = (RecipeArguments, ModelArguments, DataArguments, TrainingArguments)
+    parser = HfArgumentParser(groups)
+    parser.set_defaults(remove_unused_columns=False)
+    early = HfArgumentParser(groups, add_help=False)
+    early.set_defaults(num_train_epochs=None, gradient_accumulation_steps=None)
+    given, _ = early.parse_known_args()
+    if given.recipe is not None:
+        recipe = RECIPES[given.recipe]
+        settings = recipe.clip_arguments() | recipe.training_arguments()
+        if given.num_train_epochs is not None:
+            del settings["max_steps"]
+        if given.gradient_accumulation_steps is None:
+            # without a launcher the Trainer gives each GPU a part of the batch
+            num_gpus = 0 if given.use_cpu else torch.cuda.device_count()
+            num_devices = int(os.environ.get("WORLD_SIZE", max(1, num_gpus)))
+            try:
+                steps = recipe.accumulation_steps(given.per_device_train_batch_size, num_devices)
+            except ValueError as error:
+                stop(str(error))
+            settings["gradient_accumulation_steps"] = steps
+        parser.set_defaults(**settings)
+    arguments = parser.parse_args_into_dataclasses()
+    if not arguments[-1].do_train and not arguments[-1].do_eval:
+        stop("give --do_train, --do_eval or both")
+    return arguments
+
+
+def build_trainer(
+    recipe_args: RecipeArguments,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+) -> VideoTrainer:
     config, processor = load_config(recipe_args, model_args, data_args)
 
     # 1. Data: paths only; the clips are decoded where they are needed
-    dataset = load_splits(data_args)
+    training_clip = TrainingClip(
+        processor,
+        data_args.num_frames,
+        data_args.fps,
+        random_crop=data_args.random_crop,
+        horizontal_flip=data_args.horizontal_flip,
+        rand_augment=data_args.rand_augment,
+    )
+    views = EvaluationViews(
+        processor, data_args.num_frames, data_args.fps, num_clips=data_args.eval_clips, num_crops=data_args.eval_crops
+    )
+    dataset = {split: drop_unreadable(rows, split) for split, rows in load_splits(data_args).items()}
     labels = get_names(dataset["train"])
 
     # 2. Model
@@ -159,19 +237,8 @@ def main() -> None:
     else:
         model = AutoModelForVideoClassification.from_config(config)
 
-    # 3. Training
-    training_clip = TrainingClip(
-        processor,
-        config.num_frames,
-        data_args.fps,
-        random_crop=data_args.random_crop,
-        horizontal_flip=data_args.horizontal_flip,
-        rand_augment=data_args.rand_augment,
-    )
-    views = EvaluationViews(
-        processor, config.num_frames, data_args.fps, num_clips=data_args.eval_clips, num_crops=data_args.eval_crops
-    )
-    trainer = VideoTrainer(
+    # 3. Both together
+    return VideoTrainer(
         model=model,
         args=training_args,
         train_dataset=ClipDataset(dataset["train"], training_clip, seed=training_args.seed),
@@ -179,50 +246,6 @@ def main() -> None:
         processing_class=processor,
         mixup=data_args.mixup,
     )
-    folder = Path(training_args.output_dir)
-    if training_args.do_train:
-        if trainer.is_world_process_zero():
-            folder.mkdir(parents=True, exist_ok=True)
-            used = {
-                **asdict(recipe_args),
-                **asdict(model_args),
-                **asdict(data_args),
-                **training_args.to_sanitized_dict(),
-            }
-            (folder / "run_arguments.json").write_text(json.dumps(used, indent=2) + "\n")
-        checkpoint = training_args.resume_from_checkpoint or find_checkpoint(folder)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.save_state()
-        trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
-
-    # 4. Evaluation
-    if training_args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    if training_args.do_train and trainer.is_world_process_zero():
-        draw_curves(trainer.state.log_history).savefig(folder / "training_curves.png", dpi=120)
-
-    name = Path(data_args.data_dir or data_args.dataset_name or data_args.video_dir).name
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=name)
-    else:
-        trainer.create_model_card(dataset=name)
-
-
-def read_recipe() -> dict:
-    """What the recipe says, if one is named: defaults that every argument overrides."""
-    early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--recipe", choices=RECIPES)
-    early.add_argument("--per_device_train_batch_size", type=int, default=8)
-    arguments, _ = early.parse_known_args()
-    if arguments.recipe is None:
-        return {}
-    recipe = RECIPES[arguments.recipe]
-    num_devices = int(os.environ.get("WORLD_SIZE", 1))
-    return recipe.clip_arguments() | recipe.training_arguments(arguments.per_device_train_batch_size, num_devices)
 
 
 def load_config(
@@ -247,43 +270,63 @@ def load_config(
             "give --model_name_or_path to fine-tune a checkpoint; --config_name, or --recipe for its own size, to "
             "train from scratch"
         )
+    length = next((name for name in ("num_frames", "frames_per_clip") if hasattr(config, name)), None)
+    if length is None:
+        stop(f"the configuration of {source}, a {config.model_type!r}, does not tell how many frames a clip has")
     if data_args.num_frames is not None:
-        config.num_frames = data_args.num_frames
+        setattr(config, length, data_args.num_frames)
+    data_args.num_frames = getattr(config, length)
     if model_args.dropout is not None:
         config.hidden_dropout_prob = model_args.dropout
     if model_args.finer_strides is not None:
         if not isinstance(config, TubeViTConfig):
             stop(f"--finer_strides is for TubeViT; {source} is of type {config.model_type!r}")
-        try:
-            config.refine_strides(model_args.finer_strides)
-        except ValueError as error:
-            stop(f"--finer_strides: {error}")
+        config.refine_strides(model_args.finer_strides)
     if source is None:
-        return config, TubeViTVideoProcessor(num_frames=config.num_frames)
-    return config, AutoVideoProcessor.from_pretrained(source, num_frames=config.num_frames)
+        return config, TubeViTVideoProcessor(num_frames=data_args.num_frames)
+    return config, AutoVideoProcessor.from_pretrained(source, num_frames=data_args.num_frames)
+
+
+def choose_checkpoint(
+    trainer: VideoTrainer, recipe_args: RecipeArguments, model_args: ModelArguments, data_args: DataArguments
+) -> str | None:
+    """Where to go on from, if this run was begun before. What is used is written to `run_arguments.json`."""
+    folder = Path(trainer.args.output_dir)
+    path = folder / "run_arguments.json"
+    used = {**asdict(recipe_args), **asdict(model_args), **asdict(data_args), **trainer.args.to_sanitized_dict()}
+    used["labels"] = list(trainer.model.config.id2label.values())
+    used = json.loads(json.dumps(used))
+    checkpoint = trainer.args.resume_from_checkpoint or find_checkpoint(folder)
+    if checkpoint and not trainer.args.resume_from_checkpoint and path.exists():
+        before = json.loads(path.read_text())
+        other = [name for name in used if not name.startswith(WITHOUT_EFFECT) and used[name] != before.get(name)]
+        if other:
+            changes = ", ".join(f"{name} was {before.get(name)!r:.60} and is {used[name]!r:.60}" for name in other)
+            stop(
+                f"{checkpoint} is of a run with other arguments: {changes}. Give those to go on with it, "
+                f"--resume_from_checkpoint {checkpoint} to go on with these, or another --output_dir to begin anew"
+            )
+    # all have compared
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(used, indent=2) + "\n")
+    return checkpoint
 
 
 def load_splits(data_args: DataArguments) -> DatasetDict:
-    try:
-        if data_args.data_dir is not None:
-            dataset = load_folder(data_args.data_dir)
-        elif data_args.dataset_name is not None:
-            dataset = load_by_name(data_args.dataset_name)
-        elif data_args.dataset_format is not None:
-            needed = ("train_annotations", "validation_annotations", "video_dir")
-            if lacking := [f"--{name}" for name in needed if getattr(data_args, name) is None]:
-                stop(f"--dataset_format needs {', '.join(lacking)} too")
-            dataset = load_annotated(
-                data_args.dataset_format,
-                data_args.train_annotations,
-                data_args.validation_annotations,
-                data_args.video_dir,
-            )
-        else:
-            stop("give --data_dir, --dataset_name, or --dataset_format with its annotations and --video_dir")
-        return DatasetDict({split: drop_unreadable(rows, split) for split, rows in dataset.items()})
-    except AnnotationError as error:
-        stop(str(error))
+    if data_args.data_dir is not None:
+        return load_folder(data_args.data_dir)
+    if data_args.dataset_name is not None:
+        return load_by_name(data_args.dataset_name)
+    if data_args.dataset_format is None:
+        stop("give --data_dir, --dataset_name, or --dataset_format with its annotations and --video_dir")
+    needed = ("train_annotations", "validation_annotations", "video_dir")
+    if lacking := [f"--{name}" for name in needed if getattr(data_args, name) is None]:
+        stop(f"--dataset_format needs {', '.join(lacking)} too")
+    return load_annotated(
+        data_args.dataset_format, data_args.train_annotations, data_args.validation_annotations, data_args.video_dir
+    )
 
 
 def stop(message: str) -> NoReturn:

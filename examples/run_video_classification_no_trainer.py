@@ -17,7 +17,8 @@
         --model_name_or_path PATH_OR_REPO --data_dir DATA_DIR --output_dir OUTPUT_DIR
 
 DATA_DIR is as `run_video_classification.py` wants it, which has more to offer: annotation files, recipes, augmentation
-and logs. Here everything is in sight. After each epoch the state is saved, and the same command goes on from there.
+and logs. Here everything is in sight. A classifier of other classes begins anew. After each epoch the state is saved,
+and the same command goes on from there.
 """
 
 import shutil
@@ -44,10 +45,12 @@ from tubevit_hf.data import (
     ShuffledBatches,
     TrainingClip,
     collate_clips,
+    drop_unreadable,
     get_names,
     load_folder,
 )
 from tubevit_hf.evaluation import TopKAccuracy, predict_views
+from tubevit_hf.training import TrainingDiverged, check_weights
 
 
 @dataclass
@@ -70,7 +73,7 @@ def main() -> None:
     output = Path(args.output_dir)
 
     # 1. Data and model
-    videos = load_folder(args.data_dir)
+    videos = {split: drop_unreadable(rows, split) for split, rows in load_folder(args.data_dir).items()}
     labels = get_names(videos["train"])
     model = AutoModelForVideoClassification.from_pretrained(
         args.model_name_or_path,
@@ -111,6 +114,8 @@ def main() -> None:
                 logits = model(batch["pixel_values"].to(accelerator.device)).logits
             # a sum over the size of a full batch: in a smaller one a clip weighs the same
             loss = cross_entropy(logits.float(), labels, reduction="sum") / args.per_device_train_batch_size
+            if not loss.isfinite():
+                raise TrainingDiverged(f"The loss is {loss.item()} in epoch {epoch + 1}. Lower the learning rate.")
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -127,6 +132,7 @@ def main() -> None:
         accelerator.print(f"Epoch {epoch + 1}: {accuracy.compute()}")
 
         # the name of a state tells that it is whole; only then the one before goes
+        check_weights(model)
         accelerator.save_state(output / "unfinished")
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -134,8 +140,10 @@ def main() -> None:
             shutil.rmtree(output / f"epoch_{epoch}", ignore_errors=True)
         accelerator.wait_for_everyone()
 
+    # of all processes together, if the model is sharded
+    weights = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(output)
+        accelerator.unwrap_model(model).save_pretrained(output, state_dict=weights)
         processor.save_pretrained(output)
 
 

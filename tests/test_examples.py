@@ -20,7 +20,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from transformers import AutoModelForVideoClassification, VideoMAEConfig, VideoMAEVideoProcessor, pipeline
+from transformers import (
+    AutoModelForVideoClassification,
+    VideoMAEConfig,
+    VideoMAEVideoProcessor,
+    VJEPA2Config,
+    VJEPA2VideoProcessor,
+    pipeline,
+)
 
 from tubevit_hf.data.moving_digits import MOTIONS, create_moving_digits
 
@@ -95,7 +102,7 @@ def test_evaluation_with_more_tokens(trained, digits, tmp_path):
     assert 0 <= json.loads((tmp_path / "finer" / "eval_results.json").read_text())["eval_top_1_accuracy"] <= 1
     result = run_example(*arguments, tmp_path / "refused", "--finer_strides", 1, 3, 3)
     assert result.returncode == 2
-    assert result.stderr.startswith("Error: --finer_strides: a tube's stride of [4, 16, 24] cannot be divided")
+    assert result.stderr.startswith("Error: a tube's stride of [4, 16, 24] cannot be divided")
 
 
 def test_a_recipe_alone_trains_its_own_model_from_scratch(digits, tmp_path):
@@ -111,21 +118,24 @@ def test_a_recipe_alone_trains_its_own_model_from_scratch(digits, tmp_path):
     assert json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text())["num_frames"] == 2
 
 
-def test_other_architectures_train_too(digits, tmp_path):
-    config = VideoMAEConfig(
-        image_size=32,
-        num_frames=4,
-        hidden_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=40,
-    )
-    config.save_pretrained(tmp_path / "config")
+@pytest.mark.parametrize("kind", ["videomae", "vjepa2"])
+def test_other_architectures_train_too(kind, digits, tmp_path):
+    """Also one whose input and number of frames have other names."""
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     size = {"height": 32, "width": 32}
-    VideoMAEVideoProcessor(size=size, crop_size=size).save_pretrained(tmp_path / "config")
-    result = run_example("--config_name", tmp_path / "config", *training_arguments(digits, tmp_path / "model"))
+    if kind == "videomae":
+        config = VideoMAEConfig(**shape, image_size=32, num_frames=4, intermediate_size=40)
+        processor = VideoMAEVideoProcessor(size=size, crop_size=size)
+    else:
+        config = VJEPA2Config(**shape, crop_size=32, frames_per_clip=4, num_pooler_layers=1, pred_num_hidden_layers=1)
+        processor = VJEPA2VideoProcessor(size={"shortest_edge": 36}, crop_size=size)
+    config.save_pretrained(tmp_path / "config")
+    processor.save_pretrained(tmp_path / "config")
+    arguments = ["--config_name", tmp_path / "config", *training_arguments(digits, tmp_path / "model")]
+    result = run_example(*arguments, "--mixup", 0.3)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "model" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "model" / "run_arguments.json").read_text())["num_frames"] == 4
 
 
 def test_annotation_file_with_several_labels(digits, tmp_path):
@@ -187,6 +197,92 @@ def test_joint_training_exports_a_model_for_each_pipeline(digits, tmp_path):
     classify = pipeline("image-classification", model=str(tmp_path / "model" / "pictures"))
     found = classify(str(tmp_path / "pictures" / "train" / "dark" / "0.png"))
     assert {prediction["label"] for prediction in found} == {"dark", "light"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--datasets", "train=DIGITS"], "must not have the name 'train'"),
+        (["--datasets", "k4.v1=DIGITS"], "its name have no dot"),
+        (["--datasets", "a=DIGITS", "a=DIGITS"], "expected NAME=... with another name each, got 'a="),
+        (["--datasets", "DIGITS"], "expected NAME=..."),
+        (["--datasets", "a=DIGITS", "--weights", "a=0"], "--weights must give each of a a share above 0"),
+        (["--datasets", "a=DIGITS", "--weights", "a=b"], "could not convert"),
+        (["--datasets", "a=DIGITS/nowhere"], "it holds 0 folder(s) of classes"),
+        (["--datasets", "a=DIGITS", "--config_name", "OTHER"], "is a 'videomae'; only a TubeViT reads"),
+        (["--datasets", "a=DIGITS", "--num_frames", "0"], "`num_frames` must be at least 1"),
+    ],
+)
+def test_what_joint_training_refuses(arguments, message, digits, tmp_path):
+    tiny_config().save_pretrained(tmp_path / "config")
+    tiny_video_processor().save_pretrained(tmp_path / "config")
+    VideoMAEConfig().save_pretrained(tmp_path / "other")
+    places = {"DIGITS": str(digits), "OTHER": str(tmp_path / "other")}
+    for word, place in places.items():
+        arguments = [argument.replace(word, place) for argument in arguments]
+    result = run_example(
+        *("--config_name", tmp_path / "config", "--output_dir", tmp_path / "model", "--do_train", "--use_cpu"),
+        *arguments,
+        script="run_joint_image_video.py",
+    )
+    assert result.returncode == 2, result.stderr
+    [error] = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert message in error
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rand_augment", "2"], "`rand_augment` must be two numbers"),
+        (["--num_frames", "0"], "`num_frames` must be at least 1"),
+        (["--fps", "-3"], "`fps` above 0"),
+        (["--eval_clips", "0"], "must be at least 1"),
+        (["--recipe", "k400-b", "--per_device_train_batch_size", "6"], "or give `gradient_accumulation_steps`"),
+        (["--data_dir", "nowhere"], "nowhere/train: it holds 0 folder(s) of classes"),
+        (["--config_name", "nowhere/at/all"], "nowhere/at/all"),
+    ],
+)
+def test_what_training_refuses(arguments, message, digits, tmp_path):
+    tiny_config().save_pretrained(tmp_path / "config")
+    tiny_video_processor().save_pretrained(tmp_path / "config")
+    defaults = ["--config_name", tmp_path / "config", *training_arguments(digits, tmp_path / "model")]
+    result = run_example(*defaults, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert message in result.stderr[result.stderr.index("Error: ") :]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_run_of_other_arguments_is_not_gone_on_with(digits, tmp_path):
+    tiny_config().save_pretrained(tmp_path / "config")
+    tiny_video_processor().save_pretrained(tmp_path / "config")
+    arguments = ["--config_name", tmp_path / "config", *training_arguments(digits, tmp_path / "model")]
+    arguments += ["--save_strategy", "steps", "--save_steps", 1]
+    assert run_example(*arguments).returncode == 0
+    results = (tmp_path / "model" / "train_results.json").read_text()
+    other = run_example(*arguments, "--learning_rate", 0.01)
+    assert other.returncode == 2
+    assert "learning_rate was 5e-05 and is 0.01. Give those to go on with it, --resume_from_checkpoint" in other.stderr
+    assert json.loads((tmp_path / "model" / "run_arguments.json").read_text())["learning_rate"] == 5e-05
+    # what has no effect on the weights may change, and a run that is at its end keeps its results
+    again = run_example(*arguments, "--logging_steps", 1)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "model" / "train_results.json").read_text() == results
+
+
+def test_arguments_override_a_recipe(digits, tmp_path):
+    """Epochs its steps, and a batch by whichever spelling its accumulation."""
+    tiny_config().save_pretrained(tmp_path / "config")
+    tiny_video_processor().save_pretrained(tmp_path / "config")
+    result = run_example(
+        *("--recipe", "charades-b", "--config_name", tmp_path / "config", "--data_dir", digits, "--do_train"),
+        *("--per-device-train-batch-size", 4, "--num_train_epochs", 1, "--use_cpu", "--num_frames", 7),
+        *("--output_dir", tmp_path / "model", "--warmup_steps", 1, "--save_strategy", "no", "--fps", 16),
+    )
+    assert result.returncode == 0, result.stderr
+    used = json.loads((tmp_path / "model" / "run_arguments.json").read_text())
+    assert (used["gradient_accumulation_steps"], used["max_steps"], used["num_train_epochs"]) == (16, -1, 1)
 
 
 def test_a_model_must_be_named(digits, tmp_path):

@@ -235,6 +235,14 @@ def test_joint_batches_are_of_one_dataset_by_weight(num_processes):
         JointBatches(lengths, {"clips": 1.0}, 2)
 
 
+def test_joint_batches_of_two_processes_are_a_batch_of_one():
+    """And so of the same dataset: sharded models have to train the same parameters at each step."""
+    lengths, weights = {"clips": 30, "pictures": 70}, {"clips": 3.0, "pictures": 1.0}
+    whole = list(JointBatches(lengths, weights, 4, 5))
+    parts = zip(*(list(JointBatches(lengths, weights, 2, 5, index, 2)) for index in range(2)))
+    assert [sorted(first + second) for first, second in parts] == [sorted(batch) for batch in whole]
+
+
 # Where data lies
 
 
@@ -360,11 +368,20 @@ def test_metrics_against_loops():
     present[:, 4] = 0  # a class that does not occur counts for nothing
     precisions = []
     for label in (0, 1, 2, 3, 5, 6):
-        order = np.argsort(-scores[:, label])
+        # videos without any label count for nothing either
+        order = [row for row in np.argsort(-scores[:, label]) if present[row].any()]
         ranks = [rank for rank, row in enumerate(order, start=1) if present[row, label]]
         precisions.append(np.mean([hits / rank for hits, rank in enumerate(ranks, start=1)]))
     found = MeanAveragePrecision().compute(predictions=scores, references=present)["mean_average_precision"]
     assert found == pytest.approx(np.mean(precisions))
+    assert not present.any(axis=1).all()
+
+
+def test_metrics_of_nothing():
+    with pytest.raises(ValueError, match="scores must be finite; those of 1 videos are not"):
+        TopKAccuracy(1).compute(predictions=[[0.1, 0.2], [float("nan"), 0.2]], references=[0, 1])
+    with pytest.raises(ValueError, match="no video has a label"):
+        MeanAveragePrecision().compute(predictions=[[0.1, 0.2]], references=[[0, 0]])
 
 
 # Losses
@@ -452,7 +469,8 @@ def test_recipes_are_table_10():
 
 
 def test_gradients_accumulate_up_to_the_recipes_batch():
-    arguments = RECIPES["k400-b"].training_arguments(clips_per_device=8, num_devices=4)
-    assert arguments["gradient_accumulation_steps"] == 8
-    with pytest.raises(ValueError, match="256 clips is no multiple of 24 on each of 1 device"):
-        RECIPES["k400-b"].training_arguments(24)
+    assert RECIPES["k400-b"].accumulation_steps(clips_per_device=8, num_devices=4) == 8
+    for clips_per_device in (24, 0):
+        message = f"256 clips is no multiple of {clips_per_device} on each of 1 device"
+        with pytest.raises(ValueError, match=message):
+            RECIPES["k400-b"].accumulation_steps(clips_per_device)

@@ -14,6 +14,7 @@
 """Whole runs of the examples: on two processes, killed and taken up again, and what they refuse."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from datasets import Features, List
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
@@ -32,7 +34,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainingArguments
 
 from tubevit_hf import TubeViTForVideoClassification
-from tubevit_hf.data import ClipDataset, TrainingClip, load_folder
+from tubevit_hf.data import ClipDataset, EvaluationViews, TrainingClip, load_folder
 from tubevit_hf.data.moving_digits import create_moving_digits
 from tubevit_hf.training import TrainingDiverged, VideoTrainer, find_checkpoint
 
@@ -115,16 +117,14 @@ def test_two_processes_are_as_one(kind, digits, pictures, start, tmp_path):
     elif kind == "joint":
         script = "run_joint_image_video.py"
         arguments = [*TRAINING, "--save_strategy", "no", "--datasets", f"motions={digits}", f"pictures={pictures}"]
-        # an optimizer step of one process, of the same two batches
-        one, two = ["--gradient_accumulation_steps", 2], ["--ddp_backend", "gloo"]
+        one, two = [], ["--ddp_backend", "gloo"]
     else:
         script = "run_video_classification.py"
         arguments = [*TRAINING, "--save_strategy", "no", "--data_dir", digits]
         one, two = [], ["--ddp_backend", "gloo"]
     source = "--config_name" if kind == "trainer" else "--model_name_or_path"
     arguments += [source, start, "--per_device_train_batch_size"]
-    batch = 4 if kind == "joint" else 8
-    single = run(script, *arguments, batch, *one, "--output_dir", tmp_path / "one")
+    single = run(script, *arguments, 8, *one, "--output_dir", tmp_path / "one")
     assert single.returncode == 0, single.stderr
     double = run(script, *arguments, 4, *two, "--output_dir", tmp_path / "two", num_processes=2)
     assert double.returncode == 0, double.stderr
@@ -176,8 +176,12 @@ def test_half_written_checkpoints_are_not_taken(tmp_path):
     assert find_checkpoint(tmp_path) is None
     for step, state in ((5, '{"global_step": 5}'), (10, '{"global_step": 10}'), (15, '{"global_st'), (20, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "scheduler.pt").touch()
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    # weights alone, of `save_only_model`, are nothing to go on from
+    (tmp_path / "checkpoint-30").mkdir()
+    (tmp_path / "checkpoint-30" / "trainer_state.json").write_text('{"global_step": 30}')
     assert find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
@@ -191,6 +195,7 @@ def train(folder: Path, digits: Path, model=None, **arguments) -> VideoTrainer:
             folder, use_cpu=True, remove_unused_columns=False, **{"report_to": "none", **arguments}
         ),
         train_dataset=ClipDataset(load_folder(digits)["train"], TrainingClip(tiny_video_processor(), 7)),
+        eval_dataset=ClipDataset(load_folder(digits)["validation"], EvaluationViews(tiny_video_processor(), 7)),
     )
     trainer.train()
     return trainer
@@ -290,6 +295,74 @@ def test_a_loss_that_is_not_finite_ends_the_run(digits, tmp_path):
     if checkpoint is not None:
         weights = load_file(Path(checkpoint, "model.safetensors"))
         assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(digits, tmp_path):
+    """Also where the last step alone broke them."""
+    trainer = train(tmp_path, digits, max_steps=1, learning_rate=1e38, save_strategy="no")
+    with pytest.raises(TrainingDiverged, match=r"parameters are no longer finite, .* and were not saved"):
+        trainer.save_model()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_plain_loop_ends_where_the_loss_is_not_finite(digits, start, tmp_path):
+    result = run(
+        *("run_video_classification_no_trainer.py", "--data_dir", digits, "--model_name_or_path", start),
+        *("--output_dir", tmp_path / "model", "--use_cpu", "--num_train_epochs", 2, "--learning_rate", 1e30),
+    )
+    assert result.returncode == 1
+    assert "TrainingDiverged" in result.stderr
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_data_says_whether_a_video_has_several_labels(several, digits, tmp_path):
+    """With MixUp and smoothed labels, which look like several."""
+    rows = load_folder(digits)["train"]
+    if several:
+        names = List(rows.features["label"])
+        rows = rows.map(lambda row: {"label": [row["label"]]}, features=Features({**rows.features, "label": names}))
+    model = TubeViTForVideoClassification(tiny_config(num_labels=11))
+    assert model.config.problem_type is None
+    trainer = VideoTrainer(
+        model=model,
+        args=TrainingArguments(
+            tmp_path,
+            use_cpu=True,
+            report_to="none",
+            max_steps=2,
+            logging_steps=1,
+            label_smoothing_factor=0.1,
+            remove_unused_columns=False,
+        ),
+        train_dataset=ClipDataset(rows, TrainingClip(tiny_video_processor(), 7)),
+        mixup=0.3,
+    )
+    expected = "multi_label_classification" if several else "single_label_classification"
+    assert model.config.problem_type == expected
+    trainer.train()
+    assert model.config.problem_type == expected
+    # about what chance gives
+    chance = math.log(2) if several else math.log(11)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(chance, rel=0.2)
+
+
+def test_the_clock_stands_still_while_evaluating(digits, tmp_path, monkeypatch):
+    histories = []
+    for seconds in (0, 3):
+        evaluate = VideoTrainer.evaluate
+
+        def slow(self, *args, pause=seconds, evaluate=evaluate, **kwargs):
+            time.sleep(pause)
+            return evaluate(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(VideoTrainer, "evaluate", slow)
+            shared = {"max_steps": 4, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+            trainer = train(tmp_path / str(seconds), digits, per_device_train_batch_size=2, **shared)
+        histories.append([entry["clips_per_second"] for entry in trainer.state.log_history if "loss" in entry])
+    # 4 clips and two pauses of 3 s in between would be at most 0.7 clips a second
+    assert min(histories[1]) > 1
 
 
 def test_other_classes_than_the_checkpoints_are_refused(digits, start, tmp_path):

@@ -18,6 +18,7 @@ from difflib import get_close_matches
 from math import prod
 from typing import Any, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -358,6 +359,8 @@ class TubeViTConfig(PreTrainedConfig):
     def validate_heads(self):
         """Heads must have classes, and names that parameters can have."""
         for name, head in (self.heads or {}).items():
+            if hasattr(torch.nn.ModuleDict, name):
+                raise ValueError(f"`heads` must not have the name {name!r}, which a module needs for itself.")
             if "." in name or head.keys() != {"labels", "problem_type"} or not head["labels"]:
                 raise ValueError(
                     f'`heads[{name!r}]` must be {{"labels": [...], "problem_type": ...}} with one label or more, and '

@@ -85,7 +85,7 @@ class JointBatches(Sampler):
     """Batches of rows of a [`JointDataset`], each of one dataset, drawn by weight.
 
     A dataset is gone through in random order, and again in another one when it is at its end. An epoch has as many
-    batches as the datasets' rows make.
+    batches as the datasets' rows make. At each step all processes have the same dataset, and so train the same head.
 
     Args:
         lengths: number of rows of each dataset.
@@ -120,11 +120,10 @@ class JointBatches(Sampler):
         weights = torch.tensor([self.weights[name] for name in names], dtype=torch.float64)
         rows = {name: shuffle_forever(length, generator) for name, length in self.lengths.items()}
         # every process draws the batches of all, and keeps its own
-        for number in range(len(self) * self.num_processes):
+        for _ in range(len(self)):
             name = names[torch.multinomial(weights, 1, generator=generator).item()]
-            batch = [(name, next(rows[name])) for _ in range(self.batch_size)]
-            if number % self.num_processes == self.process_index:
-                yield batch
+            together = [(name, next(rows[name])) for _ in range(self.batch_size * self.num_processes)]
+            yield together[self.process_index :: self.num_processes]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

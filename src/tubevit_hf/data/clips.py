@@ -91,7 +91,7 @@ class TrainingClip:
         horizontal_flip: bool = False,
         rand_augment: tuple[int, int] | None = None,
     ):
-        self.processor, self.arguments = processor, {"do_sample_frames": False, "return_tensors": "pt"}
+        self.processor, self.arguments = processor, {}
         self.sample_frames = make_sampler(num_frames, fps, "random")
         transforms = []
         if rand_augment is not None:
@@ -108,7 +108,7 @@ class TrainingClip:
 
     def __call__(self, video: VideoSource) -> torch.Tensor:
         frames, _ = read_video(video, self.sample_frames)
-        return self.processor(self.augment(frames), **self.arguments)["pixel_values"][0]
+        return process(self.processor, self.augment(frames), **self.arguments)
 
 
 class EvaluationViews:
@@ -138,19 +138,24 @@ class EvaluationViews:
 
     def __call__(self, video: VideoSource) -> torch.Tensor:
         frames, _ = read_video(video, self.sample_frames)
-        arguments = {"do_sample_frames": False, "return_tensors": "pt"}
-        crops = [frames]
+        arguments, crops = {}, [frames]
         if self.num_crops > 1:
             only_resize = {"do_center_crop": False, "do_rescale": False, "do_normalize": False}
-            frames = self.processor(frames, **arguments, **only_resize)["pixel_values"][0]
+            frames = process(self.processor, frames, **only_resize)
             crops = spatial_crops(frames, get_crop_size(self.processor), self.num_crops)
             # what is left to crop lies on the other axis
             arguments["do_resize"] = False
         views = []
         for crop in crops:
-            pixel_values = self.processor(crop, **arguments)["pixel_values"][0]
+            pixel_values = process(self.processor, crop, **arguments)
             views += pixel_values.unflatten(0, (self.num_clips, -1)).unbind()
         return torch.stack(views)
+
+
+def process(processor: BaseVideoProcessor, frames: torch.Tensor, **arguments) -> torch.Tensor:
+    """What a model's processor makes of the frames of a video, under whichever name: `(num_frames, channels, ...)`."""
+    inputs = processor(frames, do_sample_frames=False, return_tensors="pt", **arguments)
+    return inputs[processor.model_input_names[0]][0]
 
 
 def make_sampler(

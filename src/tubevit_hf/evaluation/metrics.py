@@ -43,6 +43,16 @@ class ScoreMetric(evaluate.Metric):
         )
 
 
+def read_scores(predictions: list[list[float]]) -> np.ndarray:
+    """Raises a `ValueError` for scores that are not finite, which have no order."""
+    scores = np.asarray(predictions)
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"scores must be finite; those of {(~np.isfinite(scores)).any(axis=-1).sum()} videos are not."
+        )
+    return scores
+
+
 class TopKAccuracy(ScoreMetric):
     """Share of videos whose class is among the `k` most likely. Equal scores count for the lower classes first."""
 
@@ -51,7 +61,7 @@ class TopKAccuracy(ScoreMetric):
         self.k = k
 
     def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
-        scores, classes = np.asarray(predictions), np.asarray(references)
+        scores, classes = read_scores(predictions), np.asarray(references)
         best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.k]
         return {f"top_{self.k}_accuracy": float((best == classes[:, None]).any(axis=-1).mean())}
 
@@ -60,7 +70,7 @@ class MeanClassAccuracy(ScoreMetric):
     """Accuracy within each class that occurs, averaged over these."""
 
     def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
-        right = np.asarray(predictions).argmax(axis=-1) == np.asarray(references)
+        right = read_scores(predictions).argmax(axis=-1) == np.asarray(references)
         classes = np.asarray(references)
         return {
             "mean_class_accuracy": float(np.mean([right[classes == label].mean() for label in np.unique(classes)]))
@@ -68,13 +78,19 @@ class MeanClassAccuracy(ScoreMetric):
 
 
 class MeanAveragePrecision(ScoreMetric):
-    """Average precision of each class that occurs, averaged over these (scikit-learn's, without interpolation)."""
+    """Average precision of each class that occurs, averaged over these (scikit-learn's, without interpolation).
+
+    As in Charades' own evaluation, videos without any label are left out.
+    """
 
     references = datasets.List(datasets.Value("int8"))
 
     def _compute(self, predictions: list[list[float]], references: list[list[int]]) -> dict[str, float]:
         from sklearn.metrics import average_precision_score
 
-        scores, present = np.asarray(predictions), np.asarray(references)
-        occurs = present.any(axis=0)
+        scores, present = read_scores(predictions), np.asarray(references)
+        if not present.any():
+            raise ValueError("no video has a label, and so no class a precision.")
+        labelled, occurs = present.any(axis=1), present.any(axis=0)
+        scores, present = scores[labelled], present[labelled]
         return {"mean_average_precision": float(average_precision_score(present[:, occurs], scores[:, occurs]))}

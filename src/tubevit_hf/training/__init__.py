@@ -14,7 +14,7 @@
 """Recipes and the Trainer."""
 
 from .recipes import RECIPES, Recipe
-from .trainer import TrainingDiverged, VideoTrainer, find_checkpoint
+from .trainer import TrainingDiverged, VideoTrainer, check_weights, find_checkpoint
 
 
-__all__ = ["RECIPES", "Recipe", "TrainingDiverged", "VideoTrainer", "find_checkpoint"]
+__all__ = ["RECIPES", "Recipe", "TrainingDiverged", "VideoTrainer", "check_weights", "find_checkpoint"]

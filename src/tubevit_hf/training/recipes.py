@@ -73,19 +73,23 @@ class Recipe:
         settings = {"num_frames": self.num_frames, "hidden_dropout_prob": self.dropout, **self.model, **kwargs}
         return TubeViTConfig.from_preset(self.preset, **settings)
 
-    def training_arguments(self, clips_per_device: int, num_devices: int = 1) -> dict[str, Any]:
-        """What the recipe says of `TrainingArguments`; gradients accumulate up to the recipe's batch.
+    def accumulation_steps(self, clips_per_device: int, num_devices: int = 1) -> int:
+        """How many batches make up the recipe's.
 
         Raises:
-            ValueError: no whole number of such batches makes up the recipe's.
+            ValueError: no whole number does.
         """
         together = clips_per_device * num_devices
-        if self.batch_size % together:
+        if together < 1 or self.batch_size % together:
             raise ValueError(
                 f"The recipe's batch of {self.batch_size} clips is no multiple of {clips_per_device} on each of "
-                f"{num_devices} device(s). Choose `per_device_train_batch_size` such that it is, or override "
+                f"{num_devices} device(s). Choose `per_device_train_batch_size` such that it is, or give "
                 "`gradient_accumulation_steps`."
             )
+        return self.batch_size // together
+
+    def training_arguments(self) -> dict[str, Any]:
+        """What the recipe says of `TrainingArguments`."""
         return {
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
@@ -93,8 +97,6 @@ class Recipe:
             "warmup_steps": self.warmup_steps,
             "max_steps": self.steps,
             "label_smoothing_factor": self.label_smoothing,
-            "per_device_train_batch_size": clips_per_device,
-            "gradient_accumulation_steps": self.batch_size // together,
         }
 
     def clip_arguments(self) -> dict[str, Any]:

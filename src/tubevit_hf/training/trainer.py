@@ -33,10 +33,10 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..data import JointBatches, JointDataset, ShuffledBatches, collate_clips
+from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, collate_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
 from ..loss_tubevit import classification_loss
 
@@ -68,9 +68,24 @@ class VideoTrainer(Trainer):
         self.compute_loss_func = self.compute_video_loss
         self.label_smoother = None
         self.heads, self.head = {}, None
+        dataset = self.eval_dataset if self.train_dataset is None else self.train_dataset
+        if self.model.config.problem_type is None and isinstance(dataset, ClipDataset):
+            # a model would infer it from the first labels, which MixUp and smoothing change
+            several = dataset.num_labels is not None
+            self.model.config.problem_type = "multi_label_classification" if several else "single_label_classification"
         self.add_callback(EpochCallback(self))
-        self._waited = self._clips = 0.0
-        self._logged_at = time.perf_counter()
+        self._step_began = 0.0
+        self._seconds = self._waited = self._clips = 0.0
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """As the Trainer's, which trains a run of `max_steps` that is at its end one step further."""
+        if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
+            if state.global_step >= self.args.max_steps:
+                self.state = state
+                self._load_from_checkpoint(resume_from_checkpoint)
+                return TrainOutput(state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         args, dataset = self.args, self.train_dataset
@@ -105,9 +120,9 @@ class VideoTrainer(Trainer):
         return self.head
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
-        start = time.perf_counter()
+        self._step_began = time.perf_counter()
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._waited += time.perf_counter() - start
+        self._waited += time.perf_counter() - self._step_began
         self._clips += sum(len(batch["labels"]) for batch in batches) * self.args.world_size
         return batches, num_items_in_batch
 
@@ -117,6 +132,9 @@ class VideoTrainer(Trainer):
             mix = v2.MixUp(alpha=self.mixup, num_classes=head.num_labels)
             clips, labels = mix(tv_tensors.Video(inputs["pixel_values"]), inputs["labels"])
             inputs = {**inputs, "pixel_values": clips.as_subclass(torch.Tensor), "labels": labels}
+        # some models call it otherwise
+        name = self.model.main_input_name
+        inputs = {name if key == "pixel_values" else key: value for key, value in inputs.items()}
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not loss.isfinite():
             raise TrainingDiverged(
@@ -152,21 +170,21 @@ class VideoTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            seconds = time.perf_counter() - self._logged_at
-            logs["clips_per_second"] = self._clips / seconds
-            logs["waiting_for_data"] = self._waited / seconds
-            self._waited = self._clips = 0.0
-            self._logged_at = time.perf_counter()
+            # of training alone, without the evaluations and checkpoints in between
+            logs["clips_per_second"] = self._clips / self._seconds
+            logs["waiting_for_data"] = self._waited / self._seconds
+            self._seconds = self._waited = self._clips = 0.0
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
-        if broken:
-            raise TrainingDiverged(
-                f"At step {self.state.global_step} {len(broken)} parameters are no longer finite, {broken[0]} among "
-                f"them. They are not saved; the checkpoints in {self.args.output_dir} were saved before."
-            )
-        super()._save_checkpoint(model, trial)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        check_weights(self.model)
+        if self.is_fsdp_enabled and not _internal_call:
+            # checkpoints may be in shards; what is there at the end is for `from_pretrained`
+            state_dict = self.accelerator.get_state_dict(self.model)
+            if self.args.should_save:
+                self._save(output_dir, state_dict=state_dict)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -188,13 +206,13 @@ class VideoTrainer(Trainer):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells when the clock starts and which epoch it is: order and content of the clips depend on it."""
+    """Tells which epoch it is, since order and content of the clips depend on it, and when a step is over."""
 
     def __init__(self, trainer: VideoTrainer):
         self.trainer = trainer
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        self.trainer._logged_at = time.perf_counter()
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self.trainer._seconds += time.perf_counter() - self.trainer._step_began
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         epoch = int(state.epoch or 0)
@@ -225,14 +243,26 @@ def video_loss(
     return classification_loss(labels, logits, head, num_items_in_batch)
 
 
+def check_weights(model: nn.Module) -> None:
+    """Raises [`TrainingDiverged`] if parameters are no longer finite, before they are saved."""
+    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        raise TrainingDiverged(
+            f"{len(broken)} parameters are no longer finite, {broken[0]} among them, and were not saved. Lower the "
+            "learning rate or warm up for longer; what was saved before stays."
+        )
+
+
 def find_checkpoint(folder: str | Path) -> str | None:
     """The newest whole checkpoint of a [`VideoTrainer`], if there is one.
 
     A checkpoint is whole if the Trainer's state, which is written last, can be read: one that a killed run left behind
-    has none, or half of it.
+    has none, or half of it. One of `save_only_model` is no checkpoint to go on from.
     """
     found = {}
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not (path / SCHEDULER_NAME).exists():
+            continue
         try:
             step = json.loads((path / TRAINER_STATE_NAME).read_text())["global_step"]
         except (OSError, ValueError, KeyError):
