@@ -94,7 +94,7 @@ def main() -> None:
             seeds = [run(way, clips_per_digit, learning_rate, seed, "test") for seed in SEEDS]
             setting = f"{clips_per_digit} clips a digit: {way}"
             rows.append({"trained on": setting, "learning rate": learning_rate, **compare_seeds(seeds)})
-    title = f"Digits in test clips, told after {STEPS} steps"
+    title = f"Which digit moves: accuracy on test clips after {STEPS} steps"
     report(f"joint_training_{device.type}", title, describe_machine(device), rows)
     picture = draw_bars(rows, "trained on", title, 100 / NUM_DIGITS)
     picture.savefig(RESULTS / f"joint_training_{device.type}.png", dpi=120)

@@ -16,10 +16,11 @@
     python benchmarks/peers.py
 
 ViViT, VideoMAE's encoder and TimeSformer of Transformers, and dense tubelets (2x16x16, no gaps) in our own encoder,
-all 128 wide and 4 layers deep and none compiled, learn the motion in 16 frames of 64x64. Each has the same number of
-steps and of trials for its learning rate, which is the best of three by the accuracy on validation clips, found with a
-seed apart; test clips chose nothing. The seconds of a step are measured at the end, all models in turn, and give the
-curve of accuracy against time. Training, validation and test show different handwriting.
+all 128 wide and 4 layers deep and none compiled, learn the motion in 16 frames of 64x64. All use PyTorch's fused
+attention but TimeSformer, for which Transformers has none. Each has the same number of steps and of trials for its
+learning rate, which is the best of three by the accuracy on validation clips, found with a seed apart; test clips
+chose nothing. The seconds of a step are measured at the end, all models in turn, and give the curve of accuracy
+against time. Training, validation and test show different handwriting.
 
 Writes a table as JSON and a picture of it. `--folder` keeps the finished runs, so that an interrupted comparison goes
 on where it was.

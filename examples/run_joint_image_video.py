@@ -155,6 +155,9 @@ def build_trainer(arguments: JointArguments, training_args: TrainingArguments) -
         processing_class=processor,
         weights=weights,
     )
+    if trainer.is_fsdp_enabled and training_args.save_strategy != "no":
+        # torch's sharded optimizer states want a gradient of every parameter before the first is saved
+        stop("a sharded model whose heads take turns cannot save checkpoints; give --save_strategy no")
     return trainer, images
 
 

@@ -82,7 +82,7 @@ def main() -> None:
         problem_type="single_label_classification",
         ignore_mismatched_sizes=True,
     )
-    num_frames = model.config.num_frames
+    config, num_frames = model.config, model.config.num_frames
     processor = AutoVideoProcessor.from_pretrained(args.model_name_or_path, num_frames=num_frames)
     clips = ClipDataset(videos["train"], TrainingClip(processor, num_frames), args.seed)
     views = ClipDataset(videos["validation"], EvaluationViews(processor, num_frames))
@@ -140,10 +140,12 @@ def main() -> None:
             shutil.rmtree(output / f"epoch_{epoch}", ignore_errors=True)
         accelerator.wait_for_everyone()
 
-    # of all processes together, if the model is sharded
+    # the shards of all processes together, if the model is sharded
     weights = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(output, state_dict=weights)
+        whole = AutoModelForVideoClassification.from_config(config)
+        whole.load_state_dict(weights)
+        whole.save_pretrained(output)
         processor.save_pretrained(output)
 
 

@@ -31,7 +31,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import TrainingArguments
+from transformers import AutoVideoProcessor, TrainingArguments
 
 from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.data import ClipDataset, EvaluationViews, TrainingClip, load_folder
@@ -395,6 +395,42 @@ def test_sharded_training_is_as_whole():
     line = [sys.executable, "-m", "torch.distributed.run", *TORCHRUN, "2", "-m", "tests.fsdp_worker"]
     result = subprocess.run(line, env=ENVIRONMENT, cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("kind", ["trainer", "joint", "loop"])
+def test_sharded_runs_end_with_whole_models(kind, digits, pictures, start, tmp_path):
+    """With the weights of a run that is not sharded."""
+    script = {
+        "trainer": "run_video_classification.py",
+        "joint": "run_joint_image_video.py",
+        "loop": "run_video_classification_no_trainer.py",
+    }[kind]
+    if kind == "loop":
+        arguments = ["--data_dir", digits, "--use_cpu", "--num_train_epochs", 1, "--learning_rate", 1e-3]
+    else:
+        arguments = [*TRAINING, "--save_strategy", "no" if kind == "joint" else "steps"]
+        data = [f"motions={digits}", f"pictures={pictures}"]
+        arguments += ["--datasets", *data] if kind == "joint" else ["--data_dir", digits, "--save_steps", 3]
+    source = "--config_name" if kind == "trainer" else "--model_name_or_path"
+    arguments += [source, start]
+    whole = run(script, *arguments, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", *TORCHRUN, "2", "-m", "tests.fsdp_example"]
+    line = [*launcher, EXAMPLES / script, *arguments, "--per_device_train_batch_size", 4]
+    line += [] if kind == "loop" else ["--ddp_backend", "gloo"]
+    sharded = subprocess.run(
+        [*map(str, line), "--output_dir", str(tmp_path / "sharded")],
+        env={**ENVIRONMENT, "FSDP_CONFIG": str(EXAMPLES / "accelerate" / "fsdp2.yaml")},
+        cwd=EXAMPLES.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert sharded.returncode == 0, sharded.stderr
+    assert_same_weights(tmp_path / "whole", tmp_path / "sharded", "two_processes")
+    for folder in ("motions", "pictures") if kind == "joint" else ("",):
+        assert (tmp_path / "sharded" / folder / "modeling_tubevit.py").exists()
+        assert AutoVideoProcessor.from_pretrained(tmp_path / "sharded" / folder).num_frames == 7
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -64,6 +64,8 @@ class VideoTrainer(Trainer):
     def __init__(self, *args, mixup: float = 0.0, weights: Mapping[str, float] | None = None, **kwargs):
         super().__init__(*args, data_collator=collate_clips, compute_metrics=self.compute_metrics, **kwargs)
         self.mixup, self.weights = mixup, weights
+        # sharding gives the model another one
+        self.whole_class = type(self.model)
         # the model's own loss knows neither smoothing nor, in some architectures, soft labels
         self.compute_loss_func = self.compute_video_loss
         self.label_smoother = None
@@ -179,10 +181,13 @@ class VideoTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         check_weights(self.model)
         if self.is_fsdp_enabled and not _internal_call:
-            # checkpoints may be in shards; what is there at the end is for `from_pretrained`
-            state_dict = self.accelerator.get_state_dict(self.model)
+            # checkpoints may be in shards; what is there at the end is whole, for `from_pretrained`
+            weights = self.accelerator.get_state_dict(self.model)
             if self.args.should_save:
-                self._save(output_dir, state_dict=state_dict)
+                whole = self.whole_class._from_config(self.model.config)
+                whole.load_state_dict(weights)
+                for part in (whole, self.processing_class):
+                    part.save_pretrained(output_dir or self.args.output_dir)
         else:
             super().save_model(output_dir, _internal_call)
 
