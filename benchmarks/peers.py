@@ -181,7 +181,7 @@ def draw(rows: list[dict], curves: dict[str, list]) -> Figure:
             by_seconds.plot([step * row["s a step"] for step in steps], accuracies, color=color)
     by_steps.set(xlabel="training steps", ylabel="accuracy on test clips (%)", ylim=(0, 100))
     by_seconds.set(xlabel="seconds of training")
-    by_steps.legend()
+    figure.legend(loc="outside lower center", ncols=len(rows))
     figure.suptitle(f"Motion of a digit, from scratch, {BATCH_SIZE} clips a step, three seeds each")
     return figure
 

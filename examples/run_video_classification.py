@@ -297,6 +297,8 @@ def choose_checkpoint(
     used["labels"] = list(trainer.model.config.id2label.values())
     used = json.loads(json.dumps(used))
     checkpoint = trainer.args.resume_from_checkpoint or find_checkpoint(folder)
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        stop(f"--resume_from_checkpoint: there is no folder {checkpoint}")
     if checkpoint and not trainer.args.resume_from_checkpoint and path.exists():
         before = json.loads(path.read_text())
         other = [name for name in used if not name.startswith(WITHOUT_EFFECT) and used[name] != before.get(name)]
