@@ -69,7 +69,7 @@ CELLS = (3, 4)  # rows and columns
 PAIRS = list(permutations(("right", "up", "left", "down"), 2))
 NUM_CLASSES = len(PAIRS)  # as many as there are cells
 CLIPS = {"train": 3000, "validation": 300, "test": 900}
-STEPS = 300
+STEPS = {"place": 300, "order": 700}
 
 
 def render_place(split: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
@@ -100,7 +100,7 @@ def main() -> None:
     runs = Runs(arguments.folder / "runs.json")
 
     def run(label: str, positions: str, learning_rate: float, seed: int, split: str) -> dict:
-        key = f"{label} {positions} {learning_rate} {seed} {split}"
+        key = f"{label} {STEPS[label]} {positions} {learning_rate} {seed} {split}"
         return runs.get(key, partial(train_and_evaluate, label, positions, device, learning_rate, seed, split))
 
     rows = []
@@ -110,7 +110,8 @@ def main() -> None:
             learning_rate = choose_rate(run_setting)
             seeds = [run_setting(learning_rate, seed, "test") for seed in SEEDS]
             rows.append({"setting": f"{label}: {positions}", "learning rate": learning_rate, **compare_seeds(seeds)})
-    title = f"Accuracy on test clips after {STEPS} steps of {BATCH_SIZE} clips"
+    steps = " and ".join(f"{steps} ({label})" for label, steps in STEPS.items())
+    title = f"Accuracy on test clips after {steps} steps of {BATCH_SIZE} clips"
     report(f"positions_{device.type}", title, describe_machine(device), rows)
     draw_bars(rows, "setting", title, 100 / NUM_CLASSES).savefig(RESULTS / f"positions_{device.type}.png", dpi=120)
 
@@ -132,7 +133,7 @@ def train_and_evaluate(
     )
     model = TubeViTForVideoClassification(config).to(device)
     draw_batch = partial(draw_from, *make_labelled_clips(label, "train"))
-    train(model, draw_batch, STEPS, learning_rate, f"{label}, {positions}, {learning_rate}, seed {seed}")
+    train(model, draw_batch, STEPS[label], learning_rate, f"{label}, {positions}, {learning_rate}, seed {seed}")
     clips, labels = make_labelled_clips(label, split)
     return {"accuracy": evaluate(model, normalize(clips), labels)}
 
