@@ -90,7 +90,7 @@ def read_annotations(
         check_row(place, video, labels, several)
     if names is None:
         names = found.names or sorted({label for *_, labels in found.rows for label in as_list(labels)})
-    class_label = ClassLabel(names=list(names))
+    class_label, known = ClassLabel(names=list(names)), set(names)
     files = VideoFiles(videos)
     rows, missing = {"video": [], "label": []}, []
     for place, video, labels in found.rows:
@@ -99,7 +99,7 @@ def read_annotations(
             missing.append(video)
             continue
         for label in as_list(labels):
-            if label not in names:
+            if label not in known:
                 raise AnnotationError(f"{place}: the class {label!r} is none of the {len(names)} known ones.")
         rows["video"].append(path)
         rows["label"].append(class_label.str2int(labels))

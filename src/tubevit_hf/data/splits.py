@@ -127,7 +127,7 @@ def check_labels(name: str, rows: Dataset) -> None:
     """Every video has a label or a list of them, each one of the classes."""
     num_labels = len(get_names(rows))
     for index, labels in enumerate(rows["label"]):
-        for label in labels if is_multi_label(rows) and labels is not None else [labels]:
+        for label in labels if isinstance(labels, list) else [labels]:
             if label is None or not 0 <= label < num_labels:
                 raise AnnotationError(
                     f"{name}: row {index} has the label {label}; allowed are 0 to {num_labels - 1}. Remove the row if "
@@ -171,11 +171,11 @@ def drop_unreadable(rows: Dataset, split: str) -> Dataset:
         found = list(
             tqdm(found, total=len(mine), desc=f"Checking {split}", unit="video", disable=None if rank == 0 else True)
         )
-    parts = [dict(zip(mine, found))]
+    faults = {index: fault for index, fault in zip(mine, found) if fault is not None}
     if several:
         parts = [None] * num_processes
-        torch.distributed.all_gather_object(parts, dict(zip(mine, found)))
-    faults = {index: fault for part in parts for index, fault in part.items() if fault is not None}
+        torch.distributed.all_gather_object(parts, faults)
+        faults = {index: fault for part in parts for index, fault in part.items()}
     report_unusable(split, [(name_of(index, rows[index]), faults[index]) for index in sorted(faults)])
     if len(faults) == len(rows):
         raise AnnotationError(f"none of the {len(rows)} videos of {split} can be read.")
