@@ -27,7 +27,7 @@ from common import describe_machine, report, summarise, time_interleaved
 from torch import nn
 
 from tubevit_hf import TubeViTConfig, TubeViTModel
-from tubevit_hf.complexity import count_flops
+from tubevit_hf.evaluation.complexity import count_flops
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
 from tubevit_hf.cli import app
-from tubevit_hf.complexity import count_flops, count_parameters
+from tubevit_hf.evaluation.complexity import count_flops, count_parameters
 
 from .conftest import tiny_config
 

@@ -22,7 +22,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
-from tubevit_hf.configuration_tubevit import AUTO_MAP, PRESETS, TABLE_12_TUBES
+from tubevit_hf.model.configuration_tubevit import AUTO_MAP, PRESETS, TABLE_12_TUBES
 
 from .tolerances import assert_close
 

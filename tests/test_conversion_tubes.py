@@ -27,7 +27,7 @@ from tubevit_hf import (
 from tubevit_hf.conversion import ConversionError, convert_vit, save_converted, scale_up
 from tubevit_hf.conversion.tubes import inflate_kernel
 from tubevit_hf.conversion.tubes import widen as widen_tube
-from tubevit_hf.tubes_tubevit import Tube
+from tubevit_hf.model.tubes_tubevit import Tube
 
 from .conftest import PATCH, SMALL_TUBES
 from .conversion_cases import assert_same

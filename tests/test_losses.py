@@ -16,7 +16,7 @@
 import pytest
 import torch
 
-from tubevit_hf.loss_tubevit import classification_loss
+from tubevit_hf.model.loss_tubevit import classification_loss
 
 from .modeling_cases import (
     assert_all_close,

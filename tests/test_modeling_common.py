@@ -22,7 +22,7 @@ from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
 
 from tubevit_hf import TubeViTConfig, TubeViTForImageClassification, TubeViTForVideoClassification, TubeViTModel
-from tubevit_hf.modeling_tubevit import as_video
+from tubevit_hf.model.modeling_tubevit import as_video
 
 from .transformers_mixins import ModelTesterMixin
 

@@ -31,7 +31,7 @@ from . import checkpoint_answers
 from .conftest import REPO_ID
 
 
-SHIPPED = sorted(Path(tubevit_hf.__file__).parent.glob("*_tubevit.py"))
+SHIPPED = sorted(Path(tubevit_hf.__file__).with_name("model").glob("*_tubevit.py"))
 ALLOWED = {"PIL", "av", "huggingface_hub", "numpy", "torch", "torchvision", "transformers"}
 
 
@@ -108,7 +108,7 @@ def test_blocker_blocks():
     code = (
         f"import sys; sys.path.insert(0, {str(Path(checkpoint_answers.__file__).parent)!r})\n"
         "from checkpoint_answers import Blocker; sys.meta_path.insert(0, Blocker)\n"
-        "import tubevit_hf.tubes_tubevit"
+        "import tubevit_hf.model.tubes_tubevit"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ModuleNotFoundError: No module named 'tubevit_hf'" in result.stderr

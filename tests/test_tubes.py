@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from tubevit_hf import TubeViTConfig
-from tubevit_hf.tubes_tubevit import Tube, resolve_tubes, sincos_positions, smallest_tube
+from tubevit_hf.model.tubes_tubevit import Tube, resolve_tubes, sincos_positions, smallest_tube
 
 from . import naive
 from .tolerances import assert_close

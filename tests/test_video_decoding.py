@@ -29,8 +29,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from transformers.video_utils import load_video
 
-from tubevit_hf import VideoDecodingError, VideoReader, read_video, video_index_tubevit
-from tubevit_hf.video_decoding_tubevit import MAX_PIXELS, orient
+from tubevit_hf import VideoDecodingError, VideoReader, read_video
+from tubevit_hf.model import video_index_tubevit
+from tubevit_hf.model.video_decoding_tubevit import MAX_PIXELS, orient
 
 from .video_corpus import (
     BLOCK,

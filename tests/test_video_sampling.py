@@ -19,7 +19,7 @@ import torch
 from transformers.video_utils import VideoMetadata
 
 from tubevit_hf import TubeViTVideoProcessor
-from tubevit_hf.video_decoding_tubevit import VideoFileMetadata
+from tubevit_hf.model.video_decoding_tubevit import VideoFileMetadata
 
 
 # frames that are shown for 1, 2, 3, 1, 2, 3, ... hundredths of a second, and at last for any time

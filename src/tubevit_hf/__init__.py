@@ -26,20 +26,20 @@ from transformers import (
     AutoVideoProcessor,
 )
 
-from .configuration_tubevit import TubeViTConfig
 from .conversion import ConversionError, ConversionReport, convert_vit, save_converted, scale_up
-from .image_processing_pil_tubevit import TubeViTImageProcessorPil
-from .image_processing_tubevit import TubeViTImageProcessor
-from .model_card_tubevit import create_model_card
-from .modeling_joint import TubeViTForJointClassification
-from .modeling_tubevit import (
+from .model.configuration_tubevit import TubeViTConfig
+from .model.image_processing_pil_tubevit import TubeViTImageProcessorPil
+from .model.image_processing_tubevit import TubeViTImageProcessor
+from .model.model_card_tubevit import create_model_card
+from .model.modeling_tubevit import (
     TubeViTForImageClassification,
     TubeViTForVideoClassification,
     TubeViTModel,
     TubeViTPreTrainedModel,
 )
-from .video_decoding_tubevit import VideoDecodingError, VideoFileMetadata, VideoReader, read_video
-from .video_processing_tubevit import TubeViTVideoProcessor
+from .model.video_decoding_tubevit import VideoDecodingError, VideoFileMetadata, VideoReader, read_video
+from .model.video_processing_tubevit import TubeViTVideoProcessor
+from .training.modeling_joint import TubeViTForJointClassification
 
 
 __version__ = "0.1.0"

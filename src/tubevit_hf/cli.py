@@ -29,11 +29,11 @@ from tqdm import tqdm
 from transformers import pipeline
 from transformers.utils import logging
 
-from .complexity import PARTS, count_flops, count_parameters
-from .configuration_tubevit import PRESETS, TubeViTConfig
 from .conversion import convert_vit, save_converted, scale_up
 from .conversion.save import check_folder
-from .video_decoding_tubevit import VIDEO_SUFFIXES
+from .evaluation.complexity import PARTS, count_flops, count_parameters
+from .model.configuration_tubevit import PRESETS, TubeViTConfig
+from .model.video_decoding_tubevit import VIDEO_SUFFIXES
 
 
 # Table 11 (parameters in millions: the image ViT, with tubes) and the results (TFLOPs of 4 x 3 views)

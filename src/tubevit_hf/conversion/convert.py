@@ -21,11 +21,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..complexity import count_flops
-from ..configuration_tubevit import TubeViTConfig
-from ..modeling_tubevit import TubeViTForImageClassification, TubeViTModel, TubeViTPreTrainedModel, resize_positions
-from ..tubes_tubevit import resolve_tubes
-from ..video_processing_tubevit import TubeViTVideoProcessor
+from ..evaluation.complexity import count_flops
+from ..model.configuration_tubevit import TubeViTConfig
+from ..model.modeling_tubevit import (
+    TubeViTForImageClassification,
+    TubeViTModel,
+    TubeViTPreTrainedModel,
+    resize_positions,
+)
+from ..model.tubes_tubevit import resolve_tubes
+from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
 from .sources import ConversionError, SourceViT, first_line, read_preprocessing, read_source
 from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen

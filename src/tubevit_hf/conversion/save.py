@@ -18,8 +18,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..modeling_tubevit import TubeViTPreTrainedModel
-from ..video_processing_tubevit import TubeViTVideoProcessor
+from ..model.modeling_tubevit import TubeViTPreTrainedModel
+from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
 from .sources import ConversionError
 

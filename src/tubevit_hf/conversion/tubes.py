@@ -21,8 +21,8 @@ from math import prod
 import torch
 from torch import nn
 
-from ..configuration_tubevit import TABLE_12_TUBES
-from ..tubes_tubevit import Size, Tube
+from ..model.configuration_tubevit import TABLE_12_TUBES
+from ..model.tubes_tubevit import Size, Tube
 from .sources import ConversionError
 
 

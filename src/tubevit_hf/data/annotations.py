@@ -38,7 +38,7 @@ from pathlib import Path, PurePosixPath
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from ..video_decoding_tubevit import VIDEO_SUFFIXES
+from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
 
 
 class AnnotationError(ValueError):

@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from transformers import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from ..video_decoding_tubevit import VideoSource, read_video
-from ..video_processing_tubevit import TubeViTVideoProcessor
+from ..model.video_decoding_tubevit import VideoSource, read_video
+from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .splits import get_names, is_multi_label, path_of
 
 

@@ -31,7 +31,7 @@ from datasets import (
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..video_decoding_tubevit import VideoDecodingError, VideoReader
+from ..model.video_decoding_tubevit import VideoDecodingError, VideoReader
 from .annotations import AnnotationError, find_images, find_videos, is_image, read_annotations
 
 

@@ -20,7 +20,7 @@ long clips. A value that the table does not give is that of the paper's text, or
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..configuration_tubevit import TubeViTConfig
+from ..model.configuration_tubevit import TubeViTConfig
 
 
 # Section 3.3: one 8x8x8 kernel, resized to longer and larger regions at the strides of Table 12

@@ -38,7 +38,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, collate_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
-from ..loss_tubevit import classification_loss
+from ..model.loss_tubevit import classification_loss
 
 
 class TrainingDiverged(RuntimeError):

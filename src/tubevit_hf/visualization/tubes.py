@@ -19,8 +19,8 @@ from math import prod
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..configuration_tubevit import TubeViTConfig
-from ..tubes_tubevit import Size, Tube
+from ..model.configuration_tubevit import TubeViTConfig
+from ..model.tubes_tubevit import Size, Tube
 
 
 # (name, the axis drawn to the right, the axis drawn downwards) of the views of a clip

@@ -19,9 +19,9 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import auto_docstring
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_tubevit import TubeViTConfig
-from .loss_tubevit import classification_loss
-from .modeling_tubevit import (
+from ..model.configuration_tubevit import TubeViTConfig
+from ..model.loss_tubevit import classification_loss
+from ..model.modeling_tubevit import (
     TubeViTForImageClassification,
     TubeViTForVideoClassification,
     TubeViTModel,

@@ -17,8 +17,8 @@ from math import prod
 
 import torch
 
-from .configuration_tubevit import TubeViTConfig
-from .modeling_tubevit import TubeViTForVideoClassification
+from ..model.configuration_tubevit import TubeViTConfig
+from ..model.modeling_tubevit import TubeViTForVideoClassification
 
 
 PARTS = ("encoder", "tubes", "pooling", "head")
