@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(RUN) examples/demo.py --folder demo
 
 test: quality
-	$(RUN) tests/fetch_transformers_tests.py
+	$(RUN) tests/support/fetch_transformers_tests.py
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist worksteal
 
 quality: $(VENV)/installed

@@ -1,0 +1,245 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tubes that a converted ViT gets: made of its patches, or taken from a small TubeViT (Section 3.6)."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from tubevit_hf import (
+    TubeViTForVideoClassification,
+    TubeViTModel,
+    TubeViTVideoProcessor,
+)
+from tubevit_hf.conversion import ConversionError, convert_vit, save_converted, scale_up
+from tubevit_hf.conversion.tubes import inflate_kernel
+from tubevit_hf.conversion.tubes import widen as widen_tube
+from tubevit_hf.model.tubes_tubevit import Tube
+
+from ..support.conversion_cases import assert_same
+from ..support.tiny import PATCH, SMALL_TUBES
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 12), (12, 4), (16, 16), (5, 7)])
+def test_inflated_kernel_is_the_patch_embedding_of_the_resized_region(size):
+    generator = torch.Generator().manual_seed(0)
+    patch_kernel = torch.randn(24, 3, PATCH, PATCH, generator=generator, dtype=torch.float64)
+    region = torch.randn(3, *size, generator=generator, dtype=torch.float64)
+    kernel = inflate_kernel(patch_kernel, (5, *size))
+    assert kernel.shape == (24, 3, 5, *size)
+    still = region[:, None].expand(-1, 5, -1, -1)
+    token = torch.einsum("dcthw,cthw->d", kernel, still)
+    resized = nn.functional.interpolate(region[None], size=(PATCH, PATCH), mode="bilinear", antialias=True)[0]
+    expected = torch.einsum("dchw,chw->d", patch_kernel, resized)
+    torch.testing.assert_close(token, expected, rtol=1e-6, atol=1e-6)
+    # frames weigh the same
+    assert kernel[:, :, :1].expand_as(kernel).equal(kernel)
+
+
+def test_still_video_gives_tubes_the_tokens_of_the_patches(vit):
+    """A token of a still, smooth video is that of the patch at its centre: cosine and ratio of lengths, before
+    positions. Smooth, since tubes are smaller and larger than the patch: where the image does not change within a
+    region, all of them see the same."""
+    model, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8)
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 96), torch.linspace(0, 1, 96), indexing="ij")
+    picture = torch.stack((rows + 0.5, 1 - columns * 0.7, (rows + columns) / 2 - 1))
+    video = picture.expand(1, 8, -1, -1, -1)
+    embeddings = model.tubevit.embeddings
+    tokens = {}
+    with torch.no_grad():
+        for index, tube in enumerate(embeddings.tubes):
+            grid = tube.tube.grid((8, 96, 96))
+            tokens[index] = tube(video, grid).unflatten(1, grid)[0]
+    patches = tokens[2][0]
+    for index in (0, 1):
+        tube, grid = embeddings.tubes[index].tube, tokens[index].shape[:3]
+        centers = [
+            (tube.centers(axis, grid[axis], torch.float32) / PATCH - 0.5).round().long().clamp(0, 11)
+            for axis in (1, 2)
+        ]
+        same_region = patches[centers[0]][:, centers[1]]  # (h, w, hidden_size)
+        for step in tokens[index]:
+            cosines = nn.functional.cosine_similarity(step, same_region, dim=-1)
+            ratios = step.norm(dim=-1) / same_region.norm(dim=-1)
+            assert cosines.min() > 0.98
+            assert ratios.min() > 0.8
+            assert ratios.max() < 1.25
+
+
+def test_plain_video_gives_all_tubes_the_same_token(vit):
+    """Of one colour everywhere, whatever the region: weights and biases must both come from the patch."""
+    model, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8)
+    video = torch.tensor([0.3, -0.8, 1.1])[:, None, None].expand(1, 8, 3, 32, 32)
+    with torch.no_grad():
+        first, *others = (tube(video, (1, 1, 1)) for tube in model.tubevit.embeddings.tubes)
+    for other in others:
+        assert_same(other, first)
+
+
+def test_default_tubes_are_table_12_without_space_to_depth(vit):
+    model, report = convert_vit(vit)
+    assert [tube["kernel_size"] for tube in model.config.tubes] == [[8, 8, 8], [16, 4, 4], [4, 12, 12], [1, 8, 8]]
+    assert [tube["stride"] for tube in model.config.tubes] == [[16, 32, 32], [6, 32, 32], [16, 32, 32], [32, 8, 8]]
+    assert all(tube["space_to_depth"] == [1, 1, 1] for tube in model.config.tubes)
+    # of the patches alone in an image; in a clip the three tubes' besides
+    assert report.tokens == {"image, before": 17, "image, after": 17, "video, after": 2 + 3 + 2 + 17}
+    assert report.flops["image, before"] == report.flops["image, after"] < report.flops["video, after"]
+
+
+def test_tubes_that_do_not_fit_are_noted(vit):
+    _, report = convert_vit(vit, num_frames=10)
+    notes = [note for note in report.notes if "gives it no tokens" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith("The tube [16, 4, 4] does not fit a clip of 10 frames of 32x32 pixels")
+    assert not any("gives it no tokens" in note for note in convert_vit(vit)[1].notes)
+
+
+def test_random_tubes(vit):
+    model, report = convert_vit(
+        vit, tubes=[{**SMALL_TUBES[0], "space_to_depth": [1, 2, 2]}, SMALL_TUBES[2]], new_tubes="random"
+    )
+    assert report.new == {"embeddings.tubes.0.weight": "random", "embeddings.tubes.0.bias": "random"}
+    assert 0.01 < model.tubevit.embeddings.tubes[0].weight.std() < 0.03
+
+
+def test_positions_of_the_paper(vit):
+    source = transformers.ViTForImageClassification.from_pretrained(vit)
+    model, report = convert_vit(vit, positions="tube_center")
+    table = source.vit.embeddings.position_embeddings.detach()
+    assert model.config.position_embedding_type == "tube_center"
+    # the CLS token keeps its own
+    assert model.tubevit.embeddings.cls_token.equal(source.vit.embeddings.cls_token + table[:, :1])
+    patches_rms = table[0, 1:].square().mean().sqrt().item()
+    assert model.config.position_embedding_scale == pytest.approx(patches_rms * 2**0.5)
+    # a sine and its cosine have an rms of sqrt(1/2) together
+    positions = model.tubevit.embeddings.positions(3, (1, 4, 4), torch.float32, torch.device("cpu"))
+    assert positions.square().mean().sqrt().item() == pytest.approx(patches_rms, rel=0.01)
+    assert not report.new
+
+
+# Scaling
+
+
+def test_scale_up(vit, small, tmp_path):
+    model, report = scale_up(vit, small, gate_layer=1, num_frames=8)
+    tubes = model.config.tubes
+    # 2 neighbours of 6 channels go on to 4 for 24; one of 12 goes on to 2
+    assert [tube["out_channels"] for tube in tubes] == [6, 12, 24]
+    assert [np.prod(tube["space_to_depth"]) for tube in tubes] == [4, 2, 1]
+    source = TubeViTForVideoClassification.from_pretrained(small)
+    for index in (0, 1):
+        for name in ("weight", "bias"):
+            kernel = getattr(model.tubevit.embeddings.tubes[index], name)
+            assert kernel.equal(getattr(source.tubevit.embeddings.tubes[index], name))
+    assert len([note for note in report.notes if "concatenates" in note]) == 2
+    # the gate is closed at first: the ungated model, bit for bit
+    ungated, _ = convert_vit(vit, tubes_from=small, num_frames=8)
+    video = torch.randn(2, 8, 3, 32, 32)
+    with torch.no_grad():
+        assert model(video).logits.equal(ungated(video).logits)
+    assert model.tubevit.layers[1].gate.item() == 0
+    # frozen up to the gate, also when it is loaded again
+    save_converted(model, report, tmp_path / "big")
+    loaded = TubeViTForVideoClassification.from_pretrained(tmp_path / "big")
+    for each in (model, loaded):
+        frozen = {name for name, parameter in each.named_parameters() if not parameter.requires_grad}
+        expected = {
+            name
+            for name, _ in each.named_parameters()
+            if name.startswith(("tubevit.embeddings.", "tubevit.layers.0."))
+        }
+        assert frozen == expected
+    assert report.parameters["frozen"] == sum(p.numel() for p in model.parameters() if not p.requires_grad)
+
+
+def test_after_a_step_what_is_trained_has_moved(vit, small):
+    model, _ = scale_up(vit, small, gate_layer=1, num_frames=8)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model(torch.randn(2, 8, 3, 32, 32), labels=torch.tensor([0, 2])).loss.backward()
+    optimizer.step()
+    moved = {name for name, parameter in model.named_parameters() if not parameter.equal(before[name])}
+    # a bias of keys shifts all scores of a query alike, so that only rounding could move it
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert moved | {name for name in trainable if name.endswith("k_proj.bias")} == trainable
+    assert "tubevit.layers.1.gate" in moved
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "width", "expected"),
+    [
+        (192, [16, 32, 32], 768, [1, 2, 2]),
+        (384, [16, 32, 32], 768, [2, 1, 1]),
+        (768, [16, 32, 32], 1280, [2, 1, 1]),
+        (96, [16, 32, 32], 768, [2, 2, 2]),
+        (384, [6, 32, 32], 1152, [3, 1, 1]),
+        (384, [1, 16, 16], 768, [1, 1, 2]),
+    ],
+)
+def test_fewest_neighbours_that_reach_the_width(channels, stride, width, expected):
+    tube = Tube((1, 4, 4), tuple(stride), (0, 0, 0), (1, 1, 1), channels)
+    wide = widen_tube(tube, width, (32, 224, 224))
+    assert list(wide.space_to_depth) == expected
+    assert (wide.kernel_size, wide.stride, wide.out_channels) == (tube.kernel_size, tube.stride, channels)
+
+
+def test_a_tube_made_wider_still_fits_the_clip():
+    tube = Tube((16, 8, 8), (16, 16, 16), (0, 0, 0), (1, 2, 2), 24)
+    # two in time would be nearest to a square, and see 24 frames
+    assert widen_tube(tube, 192, (24, 64, 64)).space_to_depth == (2, 2, 2)
+    assert widen_tube(tube, 192, (16, 64, 64)).space_to_depth == (1, 2, 4)
+    with pytest.raises(ConversionError, match=r"does not fit a clip of 12 frames of 64x64 pixels. Give more frames"):
+        widen_tube(tube, 192, (12, 64, 64))
+
+
+def test_width_out_of_reach():
+    with pytest.raises(ConversionError, match="no space-to-depth that divides its stride"):
+        widen_tube(Tube((1, 4, 4), (1, 3, 1), (0, 0, 0), (1, 1, 1), 24), 96, (32, 224, 224))
+
+
+def test_tubes_give_the_same_of_pixels_normalised_otherwise(vit, small, tmp_path):
+    """The small model saw other numbers of the same pixels: its kernels are adapted, not used as if they had not."""
+    theirs = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
+    ours = {"image_mean": [0.5, 0.4, 0.1], "image_std": [0.5, 0.1, 0.4]}
+    TubeViTVideoProcessor(**theirs).save_pretrained(small)
+    transformers.ViTImageProcessor(**ours).save_pretrained(vit)
+    model, report = scale_up(vit, small, gate_layer=1)
+    assert any("normalised by mean" in note for note in report.notes)
+    source = TubeViTModel.from_pretrained(small)
+    pixels = torch.rand(2, 8, 3, 48, 40, generator=torch.Generator().manual_seed(0))
+
+    def tokens(embedding: nn.Module, mean: list[float], std: list[float]) -> torch.Tensor:
+        normalised = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        return nn.functional.conv3d(normalised.transpose(1, 2), embedding.weight, embedding.bias)
+
+    with torch.no_grad():
+        for index in (0, 1):
+            expected = tokens(source.embeddings.tubes[index], *theirs.values())
+            assert_same(tokens(model.tubevit.embeddings.tubes[index], *ours.values()), expected)
+    # the same numbers: the same kernels
+    TubeViTVideoProcessor(**ours).save_pretrained(small)
+    model, report = scale_up(vit, small, gate_layer=1)
+    assert not any("normalised by mean" in note for note in report.notes)
+    assert model.tubevit.embeddings.tubes[0].weight.equal(source.embeddings.tubes[0].weight)
+
+
+def test_clips_are_as_long_as_those_of_the_small_model(vit, small):
+    assert scale_up(vit, small, gate_layer=1)[0].config.num_frames == 8
+    assert convert_vit(vit, tubes_from=small, num_frames=12)[0].config.num_frames == 12
+    assert convert_vit(vit)[0].config.num_frames == 32
+    # and as often a frame of it becomes patches
+    assert scale_up(vit, small, gate_layer=1)[0].config.tubes[-1]["stride"] == [8, PATCH, PATCH]

@@ -1,0 +1,76 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Every fenced Python block of README and docs runs, and prints what the block of text after it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tubevit_hf import TubeViTForVideoClassification, TubeViTVideoProcessor
+from tubevit_hf.data.moving_digits import MOTIONS, create_moving_digits
+
+from ..support.tiny import randomize, tiny_config
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")])
+PYTHON_BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<output>.*?)^```$)?", re.M | re.S)
+
+
+def blocks() -> list:
+    return [
+        pytest.param(match["code"], match["output"], id=f"{page.name}-{index}")
+        for page in PAGES
+        for index, match in enumerate(PYTHON_BLOCK.finditer(page.read_text()))
+    ]
+
+
+@pytest.fixture(scope="session")
+def after_make_demo(tmp_path_factory) -> Path:
+    """A folder as `make demo` leaves it, with an untrained model of the demo's input and classes."""
+    folder = tmp_path_factory.mktemp("after_make_demo")
+    create_moving_digits(folder / "demo" / "moving_digits", {"train": 1, "validation": 2})
+    config = tiny_config(
+        image_size=64,
+        num_frames=16,
+        id2label=dict(enumerate(MOTIONS)),
+        label2id={motion: index for index, motion in enumerate(MOTIONS)},
+    )
+    randomize(TubeViTForVideoClassification(config)).save_pretrained(folder / "demo" / "tubevit")
+    size = {"height": 64, "width": 64}
+    TubeViTVideoProcessor(size=size, crop_size=size, num_frames=16).save_pretrained(folder / "demo" / "tubevit")
+    return folder
+
+
+@pytest.mark.parametrize(("code", "output"), blocks())
+def test_python_block_runs_and_prints_what_the_page_says(code, output, after_make_demo):
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=after_make_demo)
+    assert result.returncode == 0, result.stderr
+    if output is not None:
+        assert result.stdout == output
+
+
+def test_there_are_blocks_with_and_without_output():
+    outputs = [block.values[1] for block in blocks()]
+    assert len(outputs) >= 8
+    assert sum(output is not None for output in outputs) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"

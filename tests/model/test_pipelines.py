@@ -1,0 +1,181 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The pipelines on real files: what they say is what processor and model say when they are called by hand."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+    pipeline,
+)
+
+from tubevit_hf import TubeViTForImageClassification, TubeViTForVideoClassification, TubeViTModel
+
+from ..support.tiny import LABELS
+
+
+@pytest.fixture(scope="module")
+def classify_video(checkpoint):
+    return pipeline("video-classification", model=str(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def classify_image(checkpoint):
+    return pipeline("image-classification", model=str(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def extract(checkpoint):
+    return pipeline("image-feature-extraction", model=str(checkpoint))
+
+
+@torch.no_grad()
+def by_hand(model, processor, inputs, **kwargs):
+    """Scores by label of one file, without a pipeline."""
+    batch = processor(inputs, return_tensors="pt", **kwargs)
+    scores = model(**batch).logits.softmax(dim=-1)[0]
+    return dict(zip(LABELS, scores.tolist()))
+
+
+def assert_answer(answer, expected):
+    """The labels of `answer` are the best of `expected`, in order, with the same scores."""
+    best = sorted(expected, key=expected.get, reverse=True)[: len(answer)]
+    assert [entry["label"] for entry in answer] == best
+    for entry in answer:
+        # a batch of another size may sum in another order
+        assert entry["score"] == pytest.approx(expected[entry["label"]], abs=1e-5)
+
+
+def test_classes(classify_video, classify_image, extract):
+    assert type(classify_video.model) is TubeViTForVideoClassification
+    assert type(classify_image.model) is TubeViTForImageClassification
+    assert type(extract.model) is TubeViTModel
+    assert type(classify_video.video_processor).__name__ == "TubeViTVideoProcessor"
+    assert type(classify_image.image_processor).__name__ == "TubeViTImageProcessor"
+
+
+def test_no_warnings(checkpoint, videos, images, caplog):
+    # the pipeline would warn of a model that it doesn't know, or of a video that goes through an image processor
+    caplog.set_level("WARNING", logger="transformers")
+    for task, source in [("video-classification", videos[0]), ("image-classification", images[0])]:
+        pipeline(task, model=str(checkpoint))(source)
+    assert [record.message for record in caplog.records] == []
+
+
+@pytest.mark.parametrize("num_frames", [None, 5, 12])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_video_classification(classify_video, checkpoint, videos, batch_size, num_frames):
+    arguments = {} if num_frames is None else {"num_frames": num_frames}
+    batched = {} if batch_size is None else {"batch_size": batch_size}
+    model = AutoModelForVideoClassification.from_pretrained(checkpoint)
+    processor = AutoVideoProcessor.from_pretrained(checkpoint)
+    frames = processor(videos, return_tensors="pt", **arguments).pixel_values
+    assert frames.shape == (3, num_frames or 7, 3, 40, 56)
+    expected = [by_hand(model, processor, video, **arguments) for video in videos]
+
+    answers = classify_video(videos, **arguments, **batched)
+    assert len(answers) == 3
+    for answer, scores in zip(answers, expected):
+        assert len(answer) == len(LABELS)
+        assert math.isclose(sum(entry["score"] for entry in answer), 1, abs_tol=1e-5)
+        assert_answer(answer, scores)
+    # or the order of the answers would not have been tested
+    assert all(abs(expected[0]["fall"] - other["fall"]) > 1e-3 for other in expected[1:])
+    assert_answer(classify_video(videos[1], **arguments), expected[1])
+
+
+def test_num_frames_default_is_the_config_s(classify_video, checkpoint, videos):
+    # the model may want other clips than the processor makes by default
+    classify = pipeline("video-classification", model=str(checkpoint))
+    classify.video_processor.num_frames = 3
+    assert classify(videos[0]) == classify_video(videos[0], num_frames=7)
+    assert classify(videos[0]) != classify_video(videos[0], num_frames=3)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 99])
+def test_top_k(classify_video, classify_image, videos, images, top_k):
+    for classify, source in [(classify_video, videos[0]), (classify_image, images[0])]:
+        everything = classify(source)
+        assert len(everything) == 5
+        assert classify(source, top_k=top_k) == everything[: min(top_k, 5)]
+
+
+def test_multi_label(classify_video, checkpoint, videos):
+    classify = pipeline(
+        "video-classification", model=str(checkpoint), model_kwargs={"problem_type": "multi_label_classification"}
+    )
+    assert classify.model.config.problem_type == "multi_label_classification"
+    logits = {entry["label"]: entry["score"] for entry in classify_video(videos[0], function_to_apply="none")}
+    # by default too from transformers 5.23 on
+    for entry in classify(videos[0], function_to_apply="sigmoid"):
+        assert entry["score"] == pytest.approx(1 / (1 + math.exp(-logits[entry["label"]])), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_image_classification(classify_image, checkpoint, images, batch_size):
+    batched = {} if batch_size is None else {"batch_size": batch_size}
+    model = AutoModelForImageClassification.from_pretrained(checkpoint)
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    expected = [by_hand(model, processor, Image.open(image)) for image in images]
+    assert abs(expected[0]["fall"] - expected[1]["fall"]) > 1e-3
+
+    answers = classify_image(images, **batched)
+    assert len(answers) == 2
+    for answer, scores in zip(answers, expected):
+        assert math.isclose(sum(entry["score"] for entry in answer), 1, abs_tol=1e-5)
+        assert_answer(answer, scores)
+    assert_answer(classify_image(Image.open(images[1])), expected[1])
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("pool", [False, True])
+def test_image_feature_extraction(extract, checkpoint, images, pool, batch_size):
+    model, processor = AutoModel.from_pretrained(checkpoint), AutoImageProcessor.from_pretrained(checkpoint)
+    batched = {} if batch_size is None else {"batch_size": batch_size}
+    features = extract(images, pool=pool, return_tensors=True, **batched)
+    for feature, image in zip(features, images, strict=True):
+        with torch.no_grad():
+            outputs = model(**processor(Image.open(image), return_tensors="pt"))
+        # CLS, two registers and the 5x7 patches that a single frame fills
+        expected = outputs.pooler_output if pool else outputs.last_hidden_state
+        assert expected.shape == ((1, 24) if pool else (1, 38, 24))
+        torch.testing.assert_close(feature, expected, atol=1e-5, rtol=0)
+    assert (features[0] - features[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pipelines_in_low_precision(classify_video, checkpoint, videos, images, dtype):
+    # the pipeline casts the frames as well
+    classify = pipeline("video-classification", model=str(checkpoint), dtype=dtype)
+    expected = {entry["label"]: entry["score"] for entry in classify_video(videos[0])}
+    for entry in classify(videos[0]):
+        # eight bits of mantissa through three layers
+        assert entry["score"] == pytest.approx(expected[entry["label"]], abs=0.05)
+    assert pipeline("image-classification", model=str(checkpoint), dtype=dtype)(images[0])[0]["label"] in LABELS
+
+
+@pytest.mark.parametrize("name", ["missing.mp4", "text.mp4"])
+def test_unreadable_file_is_named(classify_video, tmp_path, name):
+    path = tmp_path / name
+    if name == "text.mp4":
+        path.write_text("no video")
+    with pytest.raises(ValueError, match=name):
+        classify_video(str(path))

@@ -1,0 +1,60 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One process of two that train a sharded model (FSDP2) and compare it with the whole one; run by torchrun."""
+
+import copy
+import os
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from tests.support.tiny import randomize, tiny_config
+from tubevit_hf import TubeViTForVideoClassification
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    config = tiny_config(gate_layer=1, num_labels=5, problem_type="single_label_classification")
+    whole = randomize(TubeViTForVideoClassification(config), std=0.2).train()
+    sharded = copy.deepcopy(whole)
+    for module in sharded.modules():
+        if type(module).__name__ in sharded._no_split_modules:
+            fully_shard(module, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+
+    torch.manual_seed(0)
+    pixel_values, labels = torch.randn(4, 7, 3, 40, 56), torch.tensor([0, 4, 2, 1])
+    mine = slice(dist.get_rank(), None, dist.get_world_size())
+    for model, rows in ((whole, slice(None)), (sharded, mine)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            model(pixel_values[rows], labels=labels[rows]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    shards = dict(sharded.named_parameters())
+    assert any(shards[name].to_local().numel() < parameter.numel() for name, parameter in whole.named_parameters())
+    for name, parameter in whole.named_parameters():
+        # two steps of SGD in float32, sums in another order
+        difference = (shards[name].full_tensor() - parameter).abs().max()
+        assert difference <= 1e-5, (name, difference)
+    dist.barrier()
+    # all have compared and agreed; gloo's threads sometimes abort a process that tears them down
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the pictures show, held against the model and the geometry."""
+
+import pytest
+import torch
+
+from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTModel
+from tubevit_hf.visualization import draw_attention, draw_curves, draw_tubes, pooling_attention
+from tubevit_hf.visualization.attention import pooler_weights
+
+from ..support.tiny import randomize, tiny_config
+
+
+def test_attention_sums_to_one_over_the_tubes():
+    model = randomize(TubeViTForVideoClassification(tiny_config()))
+    attention = pooling_attention(model, torch.randn(2, 7, 3, 40, 56))
+    assert attention.shape == (2, 7, 40, 56)
+    torch.testing.assert_close(attention.sum(dim=(1, 2, 3)), torch.ones(2))
+
+
+def test_weights_are_those_of_the_pooler():
+    model = randomize(TubeViTModel(tiny_config()))
+    hidden_states = torch.randn(2, 11, 24)
+    weights = []
+    model.set_attn_implementation("eager")
+    attend = model.pooler.attend
+    model.pooler.attend = lambda *args, **kwargs: weights.append(attend(*args, **kwargs)[1]) or attend(*args, **kwargs)
+    model.pooler(hidden_states)
+    torch.testing.assert_close(pooler_weights(model.pooler, hidden_states), weights[0].mean(dim=1)[:, 0])
+
+
+def test_attention_lies_where_its_token_looks():
+    """With one token only, its whole extent and nothing else has attention."""
+    tubes = [{"kernel_size": [2, 6, 4], "stride": [4, 20, 12], "offset": [1, 3, 5], "space_to_depth": [2, 1, 1]}]
+    model = randomize(TubeViTModel(tiny_config(tubes=tubes, num_frames=6, image_size=[12, 10])))
+    attention = pooling_attention(model, torch.randn(1, 6, 3, 12, 10))[0]
+    expected = torch.zeros(6, 12, 10)
+    expected[1:5, 3:9, 5:9] = 1 / (4 * 6 * 4)
+    torch.testing.assert_close(attention, expected)
+
+
+def test_other_pooling_is_refused():
+    with pytest.raises(ValueError, match="pooling_type"):
+        pooling_attention(TubeViTModel(tiny_config(pooling_type="mean")), torch.randn(1, 7, 3, 40, 56))
+
+
+def test_pictures_are_written(tmp_path):
+    clips = torch.randint(0, 256, (2, 5, 3, 20, 30), dtype=torch.uint8)
+    figure = draw_attention(clips, torch.rand(2, 5, 20, 30), ["first", "second"])
+    assert len(figure.axes) == 2 * 2 * 5
+    figure.savefig(tmp_path / "attention.png")
+    assert (tmp_path / "attention.png").stat().st_size > 1000
+
+
+def test_tubes_are_drawn_where_they_lie():
+    config = TubeViTConfig()
+    axes = draw_tubes(config).axes
+    assert len(axes) == 2 * len(config.tubes)
+    # from the front: a region for each token of one time step, and the kernels of the first token
+    front = axes[1]
+    assert len(front.patches) == 7 * 7 + 2 * 2
+    second = front.patches[1]
+    assert (second.get_x(), second.get_y(), second.get_width(), second.get_height()) == (8 + 32, 8, 20, 20)
+
+
+def test_curves_show_what_was_logged():
+    history = [
+        {"step": 5, "loss": 2.5, "learning_rate": 1e-3},
+        {"step": 10, "loss": 1.5, "learning_rate": 0.0},
+        {"step": 10, "eval_loss": 2.0, "eval_top_1_accuracy": 0.25},
+    ]
+    axes = draw_curves(history).axes
+    assert [panel.get_title() for panel in axes] == ["loss", "accuracy", "learning rate"]
+    assert [line.get_xydata().tolist() for line in axes[0].lines] == [[[5, 2.5], [10, 1.5]], [[10, 2.0]]]
+    assert all(panel.get_ylim()[0] == 0 for panel in axes)
