@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from datasets import ClassLabel, Dataset, Features, List, Value
 from torch import nn
 
 from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor
@@ -101,6 +102,12 @@ def write_video(path: Path, num_frames: int, height: int, width: int, seed: int)
     frames = (127.5 + 127.5 * np.sin(angle)).astype(np.uint8)
     moving_digits.write_video(path, frames, frames_per_second=10)
     return path
+
+
+def rows_of(videos: list[str], labels: list, label: ClassLabel | List | None = None) -> Dataset:
+    """A data set of videos with their labels, by default classes a, b and c."""
+    features = Features({"video": Value("string"), "label": label or ClassLabel(names=["a", "b", "c"])})
+    return Dataset.from_dict({"video": videos, "label": labels}, features=features)
 
 
 def fill_hub_cache(cache: Path, repo_id: str, folder: Path) -> None:

@@ -1,0 +1,81 @@
+# Copyright 2026 The tubevit_hf Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""In which order clips are read, and what a batch holds."""
+
+from collections import Counter
+
+import pytest
+
+from tubevit_hf.data import (
+    JointBatches,
+    ShuffledBatches,
+)
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 12, 13, 14, 15, 24])
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_every_row_comes_once_on_any_number_of_processes(num_rows, num_processes):
+    if num_rows < num_processes:
+        with pytest.raises(ValueError, match="too few for"):
+            ShuffledBatches(num_rows, 4, 0, 0, num_processes)
+        return
+    processes = [list(ShuffledBatches(num_rows, 4, 7, index, num_processes)) for index in range(num_processes)]
+    assert Counter(row for batches in processes for batch in batches for row in batch) == Counter(range(num_rows))
+    # all take part in each step
+    assert len({len(batches) for batches in processes}) == 1
+    assert all(batch for batches in processes for batch in batches)
+    assert len(processes[0]) == len(ShuffledBatches(num_rows, 4, 7, 0, num_processes))
+    # together they are the larger batches of one process
+    if num_rows % (4 * num_processes) == 0:
+        [single] = [list(ShuffledBatches(num_rows, 4 * num_processes, 7))]
+        assert [set().union(*step) for step in zip(*processes)] == [set(batch) for batch in single]
+
+
+def test_epochs_have_orders_of_their_own():
+    batches = ShuffledBatches(40, 4)
+    first = list(batches)
+    assert list(batches) == first
+    batches.set_epoch(1)
+    assert list(batches) != first
+    assert list(ShuffledBatches(40, 4, seed=1)) != first
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_joint_batches_are_of_one_dataset_by_weight(num_processes):
+    lengths, weights = {"clips": 30, "pictures": 370}, {"clips": 3.0, "pictures": 1.0}
+    batches = [
+        batch for index in range(num_processes) for batch in JointBatches(lengths, weights, 2, 0, index, num_processes)
+    ]
+    assert len(batches) == 200
+    names = Counter()
+    rows = Counter()
+    for batch in batches:
+        [name] = {name for name, _ in batch}
+        names[name] += 1
+        rows.update(batch)
+    # 150 expected, six standard deviations of sqrt(200 * 3/16)
+    assert abs(names["clips"] - 150) < 37
+    # a dataset that is gone through several times is gone through evenly
+    seen = [rows["clips", index] for index in range(30)]
+    assert max(seen) - min(seen) <= 1
+    with pytest.raises(ValueError, match="`weights` must give each of clips, pictures a share above 0"):
+        JointBatches(lengths, {"clips": 1.0}, 2)
+
+
+def test_joint_batches_of_two_processes_are_a_batch_of_one():
+    """And so of the same dataset: sharded models have to train the same parameters at each step."""
+    lengths, weights = {"clips": 30, "pictures": 70}, {"clips": 3.0, "pictures": 1.0}
+    whole = list(JointBatches(lengths, weights, 4, 5))
+    parts = zip(*(list(JointBatches(lengths, weights, 2, 5, index, 2)) for index in range(2)))
+    assert [sorted(first + second) for first, second in parts] == [sorted(batch) for batch in whole]
