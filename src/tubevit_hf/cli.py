@@ -1,7 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `tubevit` command."""
+"""The `tubevit` command: its commands, put together."""
 
-from .commands.convert import app, main
+import typer
+
+from .commands.convert import convert
+from .commands.info import info
+from .commands.predict import predict
+from .commands.scale_up import scale_up
 
 
-__all__ = ["app", "main"]
+app = typer.Typer(name="tubevit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def tubevit() -> None:
+    """TubeViT (Sparse Video Tubes) for Hugging Face Transformers."""
+
+
+app.command()(info)
+app.command()(convert)
+app.command()(scale_up)
+app.command()(predict)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -81,7 +81,7 @@ def test_default_tubes_are_table_12_without_space_to_depth(vit):
     model, report = convert_vit(vit)
     assert [tube["kernel_size"] for tube in model.config.tubes] == [[8, 8, 8], [16, 4, 4], [4, 12, 12], [1, 8, 8]]
     assert [tube["stride"] for tube in model.config.tubes] == [[16, 32, 32], [6, 32, 32], [16, 32, 32], [32, 8, 8]]
-    assert all(tube["space_to_depth"] == [1, 1, 1] for tube in model.config.tubes)
+    assert all(tube.space_to_depth == (1, 1, 1) for tube in model.config.resolved_tubes)
     # of the patches alone in an image; in a clip the three tubes' besides
     assert report.tokens == {"image, before": 17, "image, after": 17, "video, after": 2 + 3 + 2 + 17}
     assert report.flops["image, before"] == report.flops["image, after"] < report.flops["video, after"]
@@ -123,10 +123,10 @@ def test_positions_of_the_paper(vit):
 
 def test_scale_up(vit, small, tmp_path):
     model, report = scale_up(vit, small, gate_layer=1, num_frames=8)
-    tubes = model.config.tubes
+    tubes = model.config.resolved_tubes
     # 2 neighbours of 6 channels go on to 4 for 24; one of 12 goes on to 2
-    assert [tube["out_channels"] for tube in tubes] == [6, 12, 24]
-    assert [np.prod(tube["space_to_depth"]) for tube in tubes] == [4, 2, 1]
+    assert [tube.out_channels for tube in tubes] == [6, 12, 24]
+    assert [np.prod(tube.space_to_depth) for tube in tubes] == [4, 2, 1]
     source = TubeViTForVideoClassification.from_pretrained(small)
     for index in (0, 1):
         for name in ("weight", "bias"):

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
 from tubevit_hf.model.configuration_tubevit import AUTO_MAP, PRESETS, TABLE_12_TUBES
+from tubevit_hf.model.tubes_tubevit import Tube
 
 from ..support.tolerances import assert_close
 
@@ -101,27 +102,36 @@ def test_a_preset_can_be_overridden():
     assert TubeViTConfig.from_preset("S").num_hidden_layers == 12
 
 
-def test_tubes_are_completed():
+def test_tubes_are_kept_as_given_and_completed_where_they_are_used(tmp_path):
     given = [{"kernel_size": (2, 4, 6), "stride": 8, "space_to_depth": (2, 1, 1)}, {"kernel_size": 3, "stride": 5}]
     config = TubeViTConfig(hidden_size=48, num_attention_heads=4, tubes=given)
-    assert config.tubes == [
-        {
-            "kernel_size": [2, 4, 6],
-            "stride": [8, 8, 8],
-            "offset": [0, 0, 0],
-            "space_to_depth": [2, 1, 1],
-            "out_channels": 24,
-        },
-        {
-            "kernel_size": [3, 3, 3],
-            "stride": [5, 5, 5],
-            "offset": [0, 0, 0],
-            "space_to_depth": [1, 1, 1],
-            "out_channels": 48,
-        },
-    ]
-    # what the caller holds is not touched
-    assert given[1] == {"kernel_size": 3, "stride": 5}
+    assert config.tubes == given
+    assert config.resolved_tubes == (
+        Tube(kernel_size=(2, 4, 6), stride=(8, 8, 8), offset=(0, 0, 0), space_to_depth=(2, 1, 1), out_channels=24),
+        Tube(kernel_size=(3, 3, 3), stride=(5, 5, 5), offset=(0, 0, 0), space_to_depth=(1, 1, 1), out_channels=48),
+    )
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())["tubes"]
+    assert saved == [{"kernel_size": [2, 4, 6], "stride": 8, "space_to_depth": [2, 1, 1]}, given[1]]
+    # what the caller holds is not touched, and does not touch
+    given[1]["stride"] = 7
+    assert config.tubes[1]["stride"] == 5
+
+
+def test_channels_follow_the_width(tmp_path):
+    TubeViTConfig().save_pretrained(tmp_path)
+    wide = TubeViTConfig.from_pretrained(tmp_path, hidden_size=1536)
+    assert [tube.out_channels for tube in wide.resolved_tubes] == [768, 384, 1536, 1536]
+    # unless the user says otherwise, who is then held to it
+    TubeViTConfig(tubes=[{**PATCH, "out_channels": 768}]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`tubes\[0\].out_channels` is 768"):
+        TubeViTConfig.from_pretrained(tmp_path, hidden_size=1536)
+
+
+def test_finer_strides_change_nothing_but_strides():
+    config = TubeViTConfig(tubes=[{**PATCH, "offset": 0}])
+    config.refine_strides((1, 2, 2))
+    assert config.tubes == [{**PATCH, "offset": 0, "stride": [32, 8, 8]}]
 
 
 def test_the_default_tubes_are_not_shared_between_configs():
@@ -385,9 +395,7 @@ def test_bad_input_is_refused(settings, error, fragments):
 )
 def test_what_is_just_allowed(settings):
     config = TubeViTConfig(**settings)
-    assert {name: getattr(config, name) for name in settings if name != "tubes"} == {
-        name: value for name, value in settings.items() if name != "tubes"
-    }
+    assert {name: getattr(config, name) for name in settings} == settings
 
 
 @pytest.mark.parametrize(

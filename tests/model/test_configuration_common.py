@@ -10,22 +10,10 @@ from tubevit_hf import TubeViTConfig
 from ..support.transformers_mixins import ConfigTester
 
 
-# Every key present, as the config completes them: what goes in must come out
+# Some keys left out: what goes in must come out
 TUBES = [
-    {
-        "kernel_size": [2, 8, 6],
-        "stride": [4, 16, 12],
-        "offset": [1, 2, 3],
-        "space_to_depth": [2, 1, 1],
-        "out_channels": 20,
-    },
-    {
-        "kernel_size": [1, 8, 10],
-        "stride": [5, 8, 10],
-        "offset": [0, 0, 0],
-        "space_to_depth": [1, 1, 1],
-        "out_channels": 36,
-    },
+    {"kernel_size": [2, 8, 6], "stride": [4, 16, 12], "space_to_depth": [2, 1, 1]},
+    {"kernel_size": [1, 8, 10], "stride": [5, 8, 10], "out_channels": 36},
 ]
 SETTINGS = {
     "defaults": {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3},

@@ -18,10 +18,14 @@ from typing import Annotated
 import av
 import numpy as np
 import typer
-from scipy import ndimage
-from sklearn.datasets import load_digits
 from tqdm.auto import tqdm
 
+from ..extras import of_extra
+
+
+with of_extra("demo"):
+    from scipy import ndimage
+    from sklearn.datasets import load_digits
 
 # unit vectors (down, right); image rows grow downwards
 DIRECTIONS = {

@@ -13,6 +13,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from ..extras import of_extra
+
 
 SCORES = datasets.List(datasets.Value("float32"))
 CITATION = "https://arxiv.org/abs/2212.03229"
@@ -74,7 +76,8 @@ class MeanAveragePrecision(ScoreMetric):
     references = datasets.List(datasets.Value("int8"))
 
     def _compute(self, predictions: list[list[float]], references: list[list[int]]) -> dict[str, float]:
-        from sklearn.metrics import average_precision_score
+        with of_extra("demo"):
+            from sklearn.metrics import average_precision_score
 
         scores, present = read_scores(predictions), np.asarray(references)
         if not present.any():

@@ -2,7 +2,9 @@
 # Copyright 2026 The tubevit_hf Authors
 """TubeViT model configuration"""
 
+import json
 from collections.abc import Sequence
+from copy import deepcopy
 from difflib import get_close_matches
 from math import prod
 from typing import Any, Literal
@@ -186,8 +188,8 @@ class TubeViTConfig(PreTrainedConfig):
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
         self.base_kernel_size = list(self.base_kernel_size)
-        tubes = TABLE_12_TUBES if self.tubes is None else self.tubes
-        self.tubes = [tube.to_dict() for tube in resolve_tubes(tubes, self.hidden_size)]
+        # as given, so that what follows from other fields follows those; only `resolved_tubes` fills in defaults
+        self.tubes = deepcopy(TABLE_12_TUBES if self.tubes is None else self.tubes)
 
         if self.heads is not None:
             self.heads = {
@@ -219,9 +221,13 @@ class TubeViTConfig(PreTrainedConfig):
             raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
         return cls(**{**presets[str(name).lower()], **kwargs})
 
+    def to_dict(self) -> dict[str, Any]:
+        # JSON knows lists only: what is saved and what is loaded must be the same
+        return {**super().to_dict(), "tubes": json.loads(json.dumps(self.tubes))}
+
     @property
     def resolved_tubes(self) -> tuple[Tube, ...]:
-        """The tubes as checked objects that know their geometry."""
+        """The tubes as checked objects that know their geometry, with what `tubes` leaves out filled in."""
         return resolve_tubes(self.tubes, self.hidden_size)
 
     @property
@@ -273,7 +279,7 @@ class TubeViTConfig(PreTrainedConfig):
                 f"`position_embedding_type` {self.position_embedding_type!r} ties positions to the strides that the "
                 "model was trained with; 'tube_center' does not, nor does 'pretrained' if only time gets finer."
             )
-        self.tubes = [tube.to_dict() for tube in finer]
+        self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes, finer)]
 
     def validate_sizes(self):
         """Numbers that must be positive, fractions that must be fractions, and what must divide what."""

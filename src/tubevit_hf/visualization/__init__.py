@@ -5,9 +5,13 @@ how a training went.
 Needs matplotlib (`pip install "tubevit_hf[demo]"`).
 """
 
-from .attention import draw_attention, pooling_attention
-from .curves import draw_curves
-from .tubes import draw_tubes
+from ..extras import of_extra
+
+
+with of_extra("demo"):
+    from .attention import draw_attention, pooling_attention
+    from .curves import draw_curves
+    from .tubes import draw_tubes
 
 
 __all__ = ["draw_attention", "draw_curves", "draw_tubes", "pooling_attention"]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands share: options that mean the same, and mistakes that end in one line."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Positions(str, Enum):
+    PRETRAINED = "pretrained"
+    TUBE_CENTER = "tube_center"
+
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="ViT of transformers or timm (folder or repo id), or a file of weights."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+PositionsOption = Annotated[
+    Positions, typer.Option(help="Keep the source's position table for patches, or sine-cosine for all tokens.")
+]
+FramesOption = Annotated[
+    int | None, typer.Option(help="Frames of a clip. Default: as the model of --tubes-from, or 32.", min=1)
+]
+HeadsOption = Annotated[int | None, typer.Option(help="Attention heads, for files that do not tell.", min=1)]
+ClassifierOption = Annotated[bool, typer.Option(help="Whether the head comes along, if there is one.")]
+PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Read a pickled file that you trust.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends with exit code 2 and one line for what a user can mend."""
+    with quiet_loading():
+        try:
+            yield
+        except (OSError, ValueError, TypeError) as error:
+            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the bars and reports of Transformers' loader; its settings are as before afterwards."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
