@@ -23,10 +23,10 @@ logger = logging.get_logger(__name__)
 
 # Table 12 of the paper; together 539 tokens for 32x224x224
 TABLE_12_TUBES = [
-    {"kernel_size": [8, 8, 8], "stride": [16, 32, 32], "space_to_depth": [2, 1, 1]},
+    {"kernel_size": [8, 8, 8], "stride": [16, 32, 32], "offset": [0, 0, 0], "space_to_depth": [2, 1, 1]},
     {"kernel_size": [16, 4, 4], "stride": [6, 32, 32], "offset": [4, 8, 8], "space_to_depth": [1, 2, 2]},
-    {"kernel_size": [4, 12, 12], "stride": [16, 32, 32], "offset": [0, 16, 16]},
-    {"kernel_size": [1, 16, 16], "stride": [32, 16, 16]},
+    {"kernel_size": [4, 12, 12], "stride": [16, 32, 32], "offset": [0, 16, 16], "space_to_depth": [1, 1, 1]},
+    {"kernel_size": [1, 16, 16], "stride": [32, 16, 16], "offset": [0, 0, 0], "space_to_depth": [1, 1, 1]},
 ]
 
 # B, L and H are Table 11's; Ti and S are the usual small ViTs
