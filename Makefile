@@ -1,29 +1,42 @@
-# Two commands: `make demo` and `make test`. Both set up .venv first, with nothing but Python >= 3.10 on the machine.
+# `make help` lists the targets. Each sets up .venv first, with nothing but Python >= 3.10 on the machine.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test quality format clean
+.PHONY: help demo test wheel quality format lowest clean
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := demo
 
-demo: $(VENV)/installed
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## write videos of moving digits, train on them, classify new ones
 	$(RUN) examples/demo.py --folder demo
 
-test: quality
+test: quality ## run every check and test
 	$(RUN) tests/support/fetch_transformers_tests.py
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist worksteal
 
-quality: $(VENV)/installed
+wheel: $(VENV)/installed ## build the wheel and try it in an environment of its own
+	$(RUN) tests/support/try_wheel.py
+
+quality: $(VENV)/installed ## lint, format, types, and which room imports which
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/pyrefly check
+	$(VENV)/bin/lint-imports --no-logo
 
-format: $(VENV)/installed
+format: $(VENV)/installed ## mend what ruff can
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-clean:
-	rm -rf $(VENV) demo .cache
+lowest: $(VENV)/installed ## run the tests with the lowest versions that pyproject.toml allows (20 minutes)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[lowest]"
+	$(RUN) tests/support/lowest_versions.py
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .venv-lowest demo .cache build
 
 # the file appears when the installation is complete, so an interrupted one is taken up again
 $(VENV)/installed: pyproject.toml

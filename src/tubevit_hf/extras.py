@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which extra to install where a library is missing that only some of the package needs."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def of_extra(extra: str) -> Iterator[None]:
+def of_extra(extra: str) -> Generator[None, None, None]:
     """Around imports of libraries that `pip install "tubevit_hf[extra]"` brings.
 
     Raises:

@@ -272,7 +272,7 @@ def test_low_rank_adapters(digits, tmp_path):
     merged.save_pretrained(tmp_path / "merged")
     again = TubeViTForVideoClassification.from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
-        assert torch.equal(again(clip).logits, merged(clip).logits)
+        assert_close(again(clip).logits, merged(clip).logits, "float32")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(digits, tmp_path):

@@ -2,7 +2,7 @@
 """What commands share: options that mean the same, and mistakes that end in one line."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -34,7 +34,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the 
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Generator[None, None, None]:
     """Ends with exit code 2 and one line for what a user can mend."""
     with quiet_loading():
         try:
@@ -45,7 +45,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Generator[None, None, None]:
     """Without the bars and reports of Transformers' loader; its settings are as before afterwards."""
     from transformers.utils import logging
 

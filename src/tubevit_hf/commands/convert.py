@@ -4,7 +4,7 @@
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,7 +65,7 @@ def convert(
     report.print()
 
 
-def read_tubes(path: Path) -> list[dict]:
+def read_tubes(path: Path) -> list[dict[str, Any]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

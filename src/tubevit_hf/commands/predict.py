@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -65,7 +65,7 @@ def list_videos(video: str) -> list[str]:
     return files
 
 
-def prediction_table(results: list[dict]) -> Table:
+def prediction_table(results: list[dict[str, Any]]) -> Table:
     table = Table("video", "label", "score")
     for result in results:
         for place, prediction in enumerate(result.get("predictions", [])):

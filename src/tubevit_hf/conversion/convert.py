@@ -2,8 +2,9 @@
 """An image ViT becomes a TubeViT."""
 
 import os
+from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,20 +18,26 @@ from ..model.modeling_tubevit import (
     TubeViTPreTrainedModel,
     resize_positions,
 )
-from ..model.tubes_tubevit import resolve_tubes
+from ..model.tubes_tubevit import as_size, resolve_tubes
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
 from .sources import ConversionError, SourceViT, first_line, read_preprocessing, read_source
 from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen
 
 
+Positions = Literal["pretrained", "tube_center"]
+NewTubes = Literal["inflated", "random"]
+# mean and standard deviation of each channel
+Normalization = tuple[Sequence[float], Sequence[float]]
+
+
 def convert_vit(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     *,
-    positions: str = "pretrained",
+    positions: Positions = "pretrained",
     tubes: list[dict[str, Any]] | None = None,
-    new_tubes: str = "inflated",
-    tubes_from: str | os.PathLike | None = None,
+    new_tubes: NewTubes = "inflated",
+    tubes_from: str | os.PathLike[str] | None = None,
     num_frames: int | None = None,
     keep_classifier: bool = True,
     num_attention_heads: int | None = None,
@@ -70,11 +77,11 @@ def convert_vit(
 
 
 def scale_up(
-    image_model: str | os.PathLike,
-    tubes_from: str | os.PathLike,
+    image_model: str | os.PathLike[str],
+    tubes_from: str | os.PathLike[str],
     *,
     gate_layer: int,
-    positions: str = "pretrained",
+    positions: Positions = "pretrained",
     num_frames: int | None = None,
     keep_classifier: bool = True,
     num_attention_heads: int | None = None,
@@ -104,10 +111,10 @@ def scale_up(
 def convert(
     vit: SourceViT,
     *,
-    positions: str,
+    positions: Positions,
     tubes: list[dict[str, Any]] | None = None,
-    new_tubes: str = "inflated",
-    tubes_from: str | os.PathLike | None = None,
+    new_tubes: NewTubes = "inflated",
+    tubes_from: str | os.PathLike[str] | None = None,
     num_frames: int | None,
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
     if positions not in ("pretrained", "tube_center"):
@@ -125,7 +132,7 @@ def convert(
     report = ConversionReport(
         vit.name, vit.family.name, dropped=dict(vit.dropped), preprocessing=make_preprocessing(vit)
     )
-    kernels = {}
+    kernels: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     if tubes_from is not None:
         small = load_tubevit(tubes_from, vit)
         num_frames = small.config.num_frames if num_frames is None else num_frames
@@ -165,8 +172,10 @@ def convert(
     return model, report
 
 
-def make_config(vit: SourceViT, positions: str, tubes: list[dict[str, Any]], num_frames: int | None) -> TubeViTConfig:
-    settings = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, **vit.settings}
+def make_config(
+    vit: SourceViT, positions: Positions, tubes: list[dict[str, Any]], num_frames: int | None
+) -> TubeViTConfig:
+    settings: dict[str, Any] = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, **vit.settings}
     if num_frames is not None:
         settings["num_frames"] = num_frames
     if "classifier.weight" in vit.tensors:
@@ -268,12 +277,12 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
             if shape == of_patches.shape:
                 add(key, of_patches, "positions", how="the patches' rows of the position table")
             else:
-                table = resize_positions(of_patches, (1, *shape[1:3]), config.position_embedding_resize)
+                table = resize_positions(of_patches, as_size((1, *shape[1:3])), config.position_embedding_resize)
                 add(key, table.reshape(shape), "positions", how="the position table, resized")
     return tensors
 
 
-def load_tubevit(tubes_from: str | os.PathLike, vit: SourceViT) -> TubeViTModel:
+def load_tubevit(tubes_from: str | os.PathLike[str], vit: SourceViT) -> TubeViTModel:
     """The model whose tubes are taken.
 
     Raises:
@@ -313,7 +322,8 @@ def take_tubes(
             f"The tubes of {name} saw pixels normalised by mean {old[0]} and standard deviation {old[1]}, here by "
             f"{new[0]} and {new[1]}: weights and biases are adapted, so that they give the same."
         )
-    tubes, kernels = [], {}
+    tubes: list[dict[str, Any]] = []
+    kernels: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for tube, embedding in zip(small.config.resolved_tubes, small.embeddings.tubes):
         if tube.kernel_size[0] == 1:
             report.notes.append(f"The tube {list(tube.kernel_size)} of {name} makes way for the source's patches.")
@@ -335,7 +345,7 @@ def take_tubes(
     return [*tubes, of_images], kernels
 
 
-def find_normalizations(name: str, vit: SourceViT) -> tuple[tuple, tuple] | None:
+def find_normalizations(name: str, vit: SourceViT) -> tuple[Normalization, Normalization] | None:
     """Mean and standard deviation of the pixels that another TubeViT saw, and of those that the source sees, if they
     are known and differ."""
     # what the processors do when nothing else is asked
@@ -369,7 +379,7 @@ def build_model(
     )
     for key, parameter in model.named_parameters():
         # what transformers' own loader notes, so that the initialisation passes over it
-        parameter._is_hf_initialized = key not in new
+        parameter._is_hf_initialized = key not in new  # pyrefly: ignore[missing-attribute]
     model.initialize_weights()
     return model.eval()
 
@@ -391,7 +401,9 @@ def finish_report(report: ConversionReport, vit: SourceViT, model: TubeViTPreTra
     }
     patch = find_patch(config.resolved_tubes, vit.patch_size)
     # the source is a TubeViT of nothing but its patches, whose pooling costs nothing
-    before = TubeViTConfig(**{**config.to_dict(), "tubes": [config.tubes[patch]], "pooling_type": "mean"})
+    settings = config.to_dict()
+    settings |= {"tubes": [settings["tubes"][patch]], "pooling_type": "mean"}
+    before = TubeViTConfig(**settings)
     image = (1, *config.native_size[1:])
     for name, its_config, size in (
         ("image, before", before, image),

@@ -15,6 +15,7 @@ What a map drops it names with the reason; what it refuses cannot be expressed. 
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 OWN_POOLING = "the source's own pooling; TubeViT has another"
@@ -40,7 +41,7 @@ class Family:
     dropped: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     other_heads: dict[str, str] = field(default_factory=dict)
-    position_resize: str = "bicubic"
+    position_resize: Literal["bicubic", "bicubic_antialias", "bicubic_corners", "bilinear_corners"] = "bicubic"
 
 
 # ViT of transformers v5, and the families that share its names

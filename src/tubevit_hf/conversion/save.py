@@ -13,7 +13,7 @@ from .sources import ConversionError
 
 
 def save_converted(
-    model: TubeViTPreTrainedModel, report: ConversionReport, folder: str | os.PathLike, overwrite: bool = False
+    model: TubeViTPreTrainedModel, report: ConversionReport, folder: str | os.PathLike[str], overwrite: bool = False
 ) -> None:
     """Writes model, both processors and the report. The folder appears when everything in it is complete.
 

@@ -3,6 +3,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
@@ -68,11 +69,12 @@ class SourceViT:
     @property
     def patch_size(self) -> tuple[int, int]:
         """`(height, width)` in pixels."""
-        return tuple(self.tensors["patch.weight"].shape[-2:])
+        height, width = self.tensors["patch.weight"].shape[-2:]
+        return height, width
 
 
 def read_source(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     keep_classifier: bool = True,
     num_attention_heads: int | None = None,
     allow_pickle: bool = False,
@@ -89,7 +91,7 @@ def read_source(
         ConversionError: it cannot be read, is no ViT, or one that TubeViT cannot express.
     """
     name = os.fspath(source)
-    settings, preprocessing = {}, {}
+    preprocessing: dict[str, Any] = {}
     if Path(name).is_file():
         family, tensors, settings = read_file(Path(name), allow_pickle)
     else:
@@ -134,7 +136,8 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[Family, dict[str, torch.T
 
 def read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Google's arrays in PyTorch's layout: kernels `(in, out)` are transposed, and heads are joined."""
-    tensors, settings = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    settings: dict[str, Any] = {}
     with np.load(path, allow_pickle=False) as arrays:
         for key in arrays.files:
             array = arrays[key]
@@ -154,12 +157,14 @@ def read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, settings
 
 
-def read_timm(name: str, config: dict[str, Any]) -> tuple[Family, dict[str, torch.Tensor], dict, dict]:
+def read_timm(
+    name: str, config: dict[str, Any]
+) -> tuple[Family, dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
     """A folder or repository as timm writes it: `config.json` names the architecture, not its numbers."""
     architecture = config["architecture"]
     if not re.match(r"(vit|deit)_", architecture):
         raise ConversionError(f"{name}: {architecture} is no plain ViT of timm (vit_* or deit_*).")
-    settings = {}
+    settings: dict[str, Any] = {}
     arguments, pretrained = config.get("model_args") or {}, config.get("pretrained_cfg") or {}
     if "num_heads" in arguments:
         settings["num_attention_heads"] = arguments["num_heads"]
@@ -171,27 +176,28 @@ def read_timm(name: str, config: dict[str, Any]) -> tuple[Family, dict[str, torc
         settings["image_size"] = list(pretrained["input_size"][1:])
     if config.get("label_names"):
         settings["id2label"] = dict(enumerate(config["label_names"]))
-    preprocessing = {}
+    preprocessing: dict[str, Any] = {}
     if "mean" in pretrained and "std" in pretrained:
         preprocessing = {"image_mean": list(pretrained["mean"]), "image_std": list(pretrained["std"])}
     try:
-        return TIMM, load_file(cached_file(name, "model.safetensors")), settings, preprocessing
+        file = cached_file(name, "model.safetensors")
+        assert file is not None  # a missing one is an error
+        return TIMM, load_file(file), settings, preprocessing
     except (OSError, SafetensorError) as error:
         raise ConversionError(f"{name}: its model.safetensors cannot be read ({first_line(error)}).") from error
 
 
 def read_transformers(
     name: str, config: dict[str, Any], keep_classifier: bool, allow_pickle: bool
-) -> tuple[Family, dict[str, torch.Tensor], dict, dict]:
+) -> tuple[Family, dict[str, torch.Tensor | None], dict[str, Any], dict[str, Any]]:
     """A folder or repository of transformers, read by its own class: its loader knows the names of all versions."""
-    # the text half of CLIP and SigLIP is left where it is
-    model_type = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}.get(
-        config.get("model_type"), config.get("model_type")
-    )
+    model_type = config.get("model_type")
     if model_type is None:
         raise ConversionError(
             f"{name}: it holds no config.json of Transformers or timm. A file of weights is given itself."
         )
+    # the text half of CLIP and SigLIP is left where it is
+    model_type = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}.get(model_type, model_type)
     if model_type not in TRANSFORMERS:
         raise ConversionError(
             f"{name}: its `model_type` is {model_type!r}; TubeViT can be made of {', '.join(TRANSFORMERS)}, and of "
@@ -252,10 +258,12 @@ def read_preprocessing(name: str) -> dict[str, Any]:
 
 
 def rename(
-    name: str, family: Family, tensors: dict[str, torch.Tensor | None], keep_classifier: bool
+    name: str, family: Family, tensors: Mapping[str, torch.Tensor | None], keep_classifier: bool
 ) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, str]]:
     """Brings parameters to common names; also gives the source key of each, and why others are dropped."""
-    common, origins, dropped = {}, {}, {}
+    common: dict[str, torch.Tensor] = {}
+    origins: dict[str, str] = {}
+    dropped: dict[str, str] = {}
     for key, tensor in tensors.items():
         if tensor is None:
             dropped[key] = matches(family.dropped, key) or "no part of the image encoder"
@@ -301,7 +309,7 @@ def infer_settings(name: str, tensors: dict[str, torch.Tensor], known: dict[str,
     layers = {int(key.split(".")[1]) for key in tensors if key.startswith("layers.")}
     if layers != set(range(len(layers))) or not layers:
         raise ConversionError(f"{name}: it has the layers {sorted(layers)}, so some are missing.")
-    settings = {
+    settings: dict[str, Any] = {
         "hidden_size": hidden_size,
         "num_hidden_layers": len(layers),
         "intermediate_size": len(tensors["layers.0.mlp.fc1.weight"]),

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..model.configuration_tubevit import TABLE_12_TUBES
-from ..model.tubes_tubevit import Size, Tube
+from ..model.tubes_tubevit import Size, Tube, as_size
 from .sources import ConversionError
 
 
-def default_tubes(patch_size: tuple[int, int]) -> list[dict]:
+def default_tubes(patch_size: tuple[int, int]) -> list[dict[str, Any]]:
     """Table 12's shapes without space-to-depth, with the source's patch in place of its own."""
     tubes = [{**tube, "space_to_depth": 1} for tube in TABLE_12_TUBES[:-1]]
     patch = TABLE_12_TUBES[-1]
@@ -82,7 +83,7 @@ def widen(tube: Tube, hidden_size: int, native_size: Size) -> Tube:
     """
     options = []
     for factors in product(*(divisors(step // done) for step, done in zip(tube.stride, tube.space_to_depth))):
-        space_to_depth = tuple(done * factor for done, factor in zip(tube.space_to_depth, factors))
+        space_to_depth = as_size(done * factor for done, factor in zip(tube.space_to_depth, factors))
         if prod(space_to_depth) * tube.out_channels >= hidden_size:
             _, height, width = factors
             options.append((prod(factors), max(factors), abs(height - width), space_to_depth))

@@ -22,11 +22,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
+
+
+LabelT = TypeVar("LabelT")
 
 
 class AnnotationError(ValueError):
@@ -45,7 +49,7 @@ class Annotations:
     """
 
     source: str
-    rows: list[tuple[str, str, str | list[str]]] = field(default_factory=list)
+    rows: Sequence[tuple[str, str, str | list[str]]] = field(default_factory=list)
     names: list[str] | None = None
     by_path: bool = False
 
@@ -80,7 +84,9 @@ def read_annotations(
         names = found.names or sorted({label for *_, labels in found.rows for label in as_list(labels)})
     class_label, known = ClassLabel(names=list(names)), set(names)
     files = VideoFiles(videos)
-    rows, missing = {"video": [], "label": []}, []
+    paths: list[str] = []
+    numbers: list[int | Iterable[int]] = []
+    missing: list[str] = []
     for place, video, labels in found.rows:
         path = files.find(place, video, found.by_path)
         if path is None:
@@ -89,14 +95,14 @@ def read_annotations(
         for label in as_list(labels):
             if label not in known:
                 raise AnnotationError(f"{place}: the class {label!r} is none of the {len(names)} known ones.")
-        rows["video"].append(path)
-        rows["label"].append(class_label.str2int(labels))
-    if not rows["video"]:
+        paths.append(path)
+        numbers.append(class_label.str2int(labels))
+    if not paths:
         raise AnnotationError(
             f"{annotations}: none of its {len(missing)} videos lies under {videos}; looked for {missing[0]} first."
         )
     features = Features({"video": Value("string"), "label": List(class_label) if several else class_label})
-    return Dataset.from_dict(rows, features=features), missing
+    return Dataset.from_dict({"video": paths, "label": numbers}, features=features), missing
 
 
 def check_row(place: str, video: object, labels: object, several: bool) -> None:
@@ -162,7 +168,7 @@ def is_image(path: str | Path) -> bool:
     return suffix in PIL.Image.registered_extensions() and suffix not in VIDEO_SUFFIXES
 
 
-def as_list(labels: str | list[str]) -> list[str]:
+def as_list(labels: LabelT | list[LabelT]) -> list[LabelT]:
     return labels if isinstance(labels, list) else [labels]
 
 
@@ -194,7 +200,8 @@ def read_hmdb51(source: str, train: bool) -> Annotations:
     if not files:
         raise AnnotationError(f"{source}: there is no such file; give a pattern such as FOLDER/*_test_split1.txt.")
     wanted = "1" if train else "2"  # 0: of neither
-    rows, names = [], []
+    rows: list[tuple[str, str, str]] = []
+    names: list[str] = []
     for file in files:
         name = Path(file).name.partition("_test_split")[0]
         if name in names:
@@ -280,18 +287,18 @@ def read_csv(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
         raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
 
 
-def read_json(source: str) -> dict | list:
+def read_json(source: str) -> dict[str, Any] | list[Any]:
     return parse_json(source, read_text(source))
 
 
-def parse_json(place: str, text: str) -> dict | list:
+def parse_json(place: str, text: str) -> dict[str, Any] | list[Any]:
     try:
         return json.loads(text)
     except ValueError as error:
         raise AnnotationError(f"{place}: it is no JSON ({error}).") from error
 
 
-def read_entries(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+def read_entries(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place and entry of each object in a JSON list."""
     entries = read_json(source)
     if not isinstance(entries, list):
@@ -300,11 +307,14 @@ def read_entries(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dic
     return check_entries(numbered, columns)
 
 
-def check_entries(entries: Iterable[tuple[str, object]], columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+def check_entries(
+    entries: Iterable[tuple[str, object]], columns: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same places and entries, which must be objects with these columns."""
     for place, entry in entries:
-        check_columns(place, entry if isinstance(entry, dict) else (), columns)
-        yield place, entry
+        fields = entry if isinstance(entry, dict) else {}
+        check_columns(place, fields, columns)
+        yield place, fields
 
 
 def check_columns(place: str, found: Iterable[str], columns: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ number of processes sees what a single one would see.
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from .clips import ClipDataset
 
 
-class ShuffledBatches(Sampler):
+class ShuffledBatches(Sampler[list[int]]):
     """Batches of an epoch in random order, dealt out to processes; every row comes once.
 
     The last batch is smaller; the rows that are too few to give each process one make the batch before larger.
@@ -51,25 +52,33 @@ class ShuffledBatches(Sampler):
         self.epoch = epoch
 
 
-class JointDataset(Dataset):
-    """Datasets that have names; a row is named by dataset and index."""
+class JointDataset(Dataset[dict[str, Any]]):
+    """Datasets that have names; a row is named by dataset and index.
+
+    Raises:
+        ValueError: a dataset has no name.
+    """
 
     def __init__(self, datasets: Sequence[ClipDataset]):
-        self.datasets = {dataset.name: dataset for dataset in datasets}
+        self.datasets: dict[str, ClipDataset] = {}
+        for dataset in datasets:
+            if dataset.name is None:
+                raise ValueError("each of the joint datasets needs a `name`: that of the head that classifies it.")
+            self.datasets[dataset.name] = dataset
 
     def __len__(self) -> int:
         return sum(map(len, self.datasets.values()))
 
-    def __getitem__(self, row: tuple[str, int]) -> dict:
-        name, index = row
-        return self.datasets[name][index]
+    def __getitem__(self, index: tuple[str, int]) -> dict[str, Any]:
+        name, row = index
+        return self.datasets[name][row]
 
     def set_epoch(self, epoch: int) -> None:
         for dataset in self.datasets.values():
             dataset.set_epoch(epoch)
 
 
-class JointBatches(Sampler):
+class JointBatches(Sampler[list[tuple[str, int]]]):
     """Batches of rows of a [`JointDataset`], each of one dataset, drawn by weight.
 
     A dataset is gone through in random order, and again in another one when it is at its end. An epoch has as many
@@ -109,7 +118,7 @@ class JointBatches(Sampler):
         rows = {name: shuffle_forever(length, generator) for name, length in self.lengths.items()}
         # every process draws the batches of all, and keeps its own
         for _ in range(len(self)):
-            name = names[torch.multinomial(weights, 1, generator=generator).item()]
+            name = names[int(torch.multinomial(weights, 1, generator=generator))]
             together = [(name, next(rows[name])) for _ in range(self.batch_size * self.num_processes)]
             yield together[self.process_index :: self.num_processes]
 

@@ -16,7 +16,7 @@ from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .splits import get_names, is_multi_label, path_of
 
 
-class ClipDataset(torch.utils.data.Dataset):
+class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Clips of the videos in a dataset.
 
     What is random in a clip depends on the seed, the epoch and the row, on nothing else: so it is the same with any
@@ -79,9 +79,10 @@ class TrainingClip:
         horizontal_flip: bool = False,
         rand_augment: tuple[int, int] | None = None,
     ):
-        self.processor, self.arguments = processor, {}
+        self.processor = processor
+        self.arguments: dict[str, bool] = {}
         self.sample_frames = make_sampler(num_frames, fps, "random")
-        transforms = []
+        transforms: list[v2.Transform] = []
         if rand_augment is not None:
             if len(rand_augment) != 2:
                 raise ValueError(f"`rand_augment` must be two numbers, layers and magnitude, got {rand_augment}.")
@@ -126,21 +127,22 @@ class EvaluationViews:
 
     def __call__(self, video: VideoSource) -> torch.Tensor:
         frames, _ = read_video(video, self.sample_frames)
-        arguments, crops = {}, [frames]
+        arguments: dict[str, bool] = {}
+        crops = [frames]
         if self.num_crops > 1:
             only_resize = {"do_center_crop": False, "do_rescale": False, "do_normalize": False}
             frames = process(self.processor, frames, **only_resize)
             crops = spatial_crops(frames, get_crop_size(self.processor), self.num_crops)
             # what is left to crop lies on the other axis
             arguments["do_resize"] = False
-        views = []
+        views: list[torch.Tensor] = []
         for crop in crops:
             pixel_values = process(self.processor, crop, **arguments)
             views += pixel_values.unflatten(0, (self.num_clips, -1)).unbind()
         return torch.stack(views)
 
 
-def process(processor: BaseVideoProcessor, frames: torch.Tensor, **arguments) -> torch.Tensor:
+def process(processor: BaseVideoProcessor, frames: torch.Tensor, **arguments: bool) -> torch.Tensor:
     """What a model's processor makes of the frames of a video, under whichever name: `(num_frames, channels, ...)`."""
     inputs = processor(frames, do_sample_frames=False, return_tensors="pt", **arguments)
     return inputs[processor.model_input_names[0]][0]
@@ -167,6 +169,7 @@ def make_sampler(
 
 def get_crop_size(processor: BaseVideoProcessor) -> tuple[int, int]:
     """Height and width of what a processor gives, in pixels."""
+    # pyrefly: ignore[missing-attribute]  each kind of processor declares its own
     size = processor.crop_size if processor.do_center_crop else processor.size
     return size["height"], size["width"]
 

@@ -122,6 +122,7 @@ def create_moving_digits(folder: Path, clips_per_motion: dict[str, int], seed: i
     if folder.exists():
         raise FileExistsError(f"{folder} exists and does not hold moving digits of these settings; remove it first.")
 
+    # pyrefly: ignore[missing-attribute]  scikit-learn's types cannot tell that it is no tuple here
     digits = load_digits().images
     shares = np.array_split(np.random.default_rng(seed).permutation(len(digits)), 4)
     unfinished = folder.with_name(folder.name + ".unfinished")

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import (
@@ -35,25 +37,29 @@ def load_folder(folder: str | Path) -> DatasetDict:
     Raises:
         AnnotationError: a split or what should be in a class folder is missing.
     """
-    find, what, splits = None, None, {}
+    find: Callable[[str | Path], list[Path]] | None = None
+    what = ""
+    splits = DatasetDict()
     for split in SPLITS:
         classes = sorted(path for path in Path(folder, split).glob("*") if path.is_dir())
         if len(classes) < 2:
             raise AnnotationError(
                 f"{Path(folder, split)}: it holds {len(classes)} folder(s) of classes; two are needed."
             )
-        rows = {"video": [], "label": []}
+        videos: list[str] = []
+        labels: list[int] = []
         for label, path in enumerate(classes):
             if find is None:
                 find, what = (find_videos, "videos") if find_videos(path) else (find_images, "images")
             files = find(path)
             if not files:
                 raise AnnotationError(f"{path}: it holds no {what}. Remove the folder if there is no such class.")
-            rows["video"] += map(str, files)
-            rows["label"] += [label] * len(files)
+            videos += map(str, files)
+            labels += [label] * len(files)
         names = ClassLabel(names=[path.name for path in classes])
-        splits[split] = Dataset.from_dict(rows, features=Features({"video": Value("string"), "label": names}))
-    return check_splits(DatasetDict(splits), str(folder))
+        features = Features({"video": Value("string"), "label": names})
+        splits[split] = Dataset.from_dict({"video": videos, "label": labels}, features=features)
+    return check_splits(splits, str(folder))
 
 
 def load_by_name(name: str) -> DatasetDict:
@@ -76,19 +82,19 @@ def is_saved_dataset(name: str) -> bool:
 
 def load_annotated(format: str, train: str | Path, validation: str | Path, videos: str | Path) -> DatasetDict:
     """The annotation files of two splits, see `annotations`; the classes are those of training."""
-    splits = {}
+    splits = DatasetDict()
     for split, source in zip(SPLITS, (train, validation)):
         names = get_names(splits["train"]) if splits else None
         splits[split], missing = read_annotations(format, source, videos, train=split == "train", names=names)
         report_unusable(split, [(video, "there is no such file") for video in missing])
-    return check_splits(DatasetDict(splits), str(train))
+    return check_splits(splits, str(train))
 
 
 def check_splits(splits: DatasetDict, name: str) -> DatasetDict:
     """The two splits with the columns `video`, not decoded, and `label`, of the same classes."""
     for split in SPLITS:
         if split not in splits:
-            raise AnnotationError(f"{name}: it has no split {split!r}, only {', '.join(splits)}.")
+            raise AnnotationError(f"{name}: it has no split {split!r}, only {', '.join(map(str, splits))}.")
         for column in ("video", "label"):
             if column not in splits[split].features:
                 has = ", ".join(splits[split].features)
@@ -100,7 +106,7 @@ def check_splits(splits: DatasetDict, name: str) -> DatasetDict:
     check_names(name, *(get_names(splits[split]) for split in SPLITS))
     for split in SPLITS:
         check_labels(f"{name}, {split}", splits[split])
-    return DatasetDict({split: splits[split] for split in SPLITS})
+    return DatasetDict((split, splits[split]) for split in SPLITS)
 
 
 def check_names(name: str, train: list[str], validation: list[str]) -> None:
@@ -154,23 +160,33 @@ def drop_unreadable(rows: Dataset, split: str) -> Dataset:
     several = torch.distributed.is_initialized()
     rank, num_processes = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several else (0, 1)
     mine = range(rank, len(rows), num_processes)
+
+    def check(index: int) -> str | None:
+        return find_fault(rows[index])
+
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda index: find_fault(rows[index]), mine)
         found = list(
-            tqdm(found, total=len(mine), desc=f"Checking {split}", unit="video", disable=None if rank == 0 else True)
+            tqdm(
+                pool.map(check, mine),
+                total=len(mine),
+                desc=f"Checking {split}",
+                unit="video",
+                disable=None if rank == 0 else True,
+            )
         )
     faults = {index: fault for index, fault in zip(mine, found) if fault is not None}
     if several:
-        parts = [None] * num_processes
+        parts: list[dict[int, str]] = [{}] * num_processes
         torch.distributed.all_gather_object(parts, faults)
         faults = {index: fault for part in parts for index, fault in part.items()}
     report_unusable(split, [(name_of(index, rows[index]), faults[index]) for index in sorted(faults)])
     if len(faults) == len(rows):
         raise AnnotationError(f"none of the {len(rows)} videos of {split} can be read.")
+    # pyrefly: ignore[bad-return]  datasets' decorators say that it may be a DatasetDict
     return rows.select([index for index in range(len(rows)) if index not in faults]) if faults else rows
 
 
-def find_fault(row: dict) -> str | None:
+def find_fault(row: dict[str, Any]) -> str | None:
     """Why the video of a row cannot be used, `None` if it can."""
     try:
         with VideoReader(path_of(row)) as reader:
@@ -181,12 +197,12 @@ def find_fault(row: dict) -> str | None:
         return str(error)
 
 
-def name_of(index: int, row: dict) -> str:
+def name_of(index: int, row: dict[str, Any]) -> str:
     path = path_of(row)
     return f"row {index}" if isinstance(path, bytes) else path
 
 
-def path_of(row: dict) -> str | bytes:
+def path_of(row: dict[str, Any]) -> str | bytes:
     """A row's video: its path, or the file itself where the dataset holds it."""
     video = row["video"]
     if isinstance(video, dict):

@@ -9,6 +9,8 @@
 ```
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -23,11 +25,11 @@ CITATION = "https://arxiv.org/abs/2212.03229"
 class ScoreMetric(evaluate.Metric):
     """A metric of scores `(videos, num_labels)`, higher for more likely, and of what is right."""
 
-    references = datasets.Value("int64")
+    references: datasets.Value | datasets.List = datasets.Value("int64")
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=type(self).__doc__,
+            description=type(self).__doc__ or "",
             citation=CITATION,
             features=datasets.Features({"predictions": SCORES, "references": self.references}),
         )
@@ -46,10 +48,11 @@ def read_scores(predictions: list[list[float]]) -> np.ndarray:
 class TopKAccuracy(ScoreMetric):
     """Share of videos whose class is among the `k` most likely. Equal scores count for the lower classes first."""
 
-    def __init__(self, k: int = 1, **kwargs):
+    def __init__(self, k: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
         self.k = k
 
+    # pyrefly: ignore[bad-override]  evaluate hands over what `_info` names, no more and no less
     def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
         scores, classes = read_scores(predictions), np.asarray(references)
         best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.k]
@@ -59,6 +62,7 @@ class TopKAccuracy(ScoreMetric):
 class MeanClassAccuracy(ScoreMetric):
     """Accuracy within each class that occurs, averaged over these."""
 
+    # pyrefly: ignore[bad-override]  as above
     def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
         right = read_scores(predictions).argmax(axis=-1) == np.asarray(references)
         classes = np.asarray(references)
@@ -75,6 +79,7 @@ class MeanAveragePrecision(ScoreMetric):
 
     references = datasets.List(datasets.Value("int8"))
 
+    # pyrefly: ignore[bad-override]  as above
     def _compute(self, predictions: list[list[float]], references: list[list[int]]) -> dict[str, float]:
         with of_extra("demo"):
             from sklearn.metrics import average_precision_score

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation with several views of a video (Section 4): their scores are averaged."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
 @torch.no_grad()
-def predict_views(model: nn.Module, pixel_values: torch.Tensor, multi_label: bool = False, **kwargs) -> torch.Tensor:
+def predict_views(
+    model: nn.Module, pixel_values: torch.Tensor, multi_label: bool = False, **kwargs: Any
+) -> torch.Tensor:
     """Scores averaged over views: `(batch, views, frames, channels, height, width) -> (batch, num_labels)`.
 
     All views of the batch go through the model at once. Probabilities are averaged, by softmax or, of several labels,

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The tubevit_hf Authors
-"""TubeViT model configuration"""
+"""What a TubeViT is made of: sizes, tubes and options, checked against each other."""
 
 import json
 from collections.abc import Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from .tubes_tubevit import Size, Tube, resolve_tubes
+from .tubes_tubevit import Size, Tube, as_size, resolve_tubes
 
 
 logger = logging.get_logger(__name__)
@@ -183,7 +183,14 @@ class TubeViTConfig(PreTrainedConfig):
     )
     heads: dict[str, dict[str, Any]] | None = None
 
-    def __post_init__(self, **kwargs):
+    if TYPE_CHECKING:
+        # a keyword too, though transformers keeps it in `id2label`
+        num_labels: int = 2
+
+        # transformers' own is untyped, so that every misspelt name would pass
+        def __getattribute__(self, key: str) -> object: ...
+
+    def __post_init__(self, **kwargs: Any) -> None:
         # JSON knows lists only: what is saved and what is loaded must be the same
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
@@ -206,7 +213,7 @@ class TubeViTConfig(PreTrainedConfig):
         self.validate_heads()
 
     @classmethod
-    def from_preset(cls, name: str, **kwargs) -> "TubeViTConfig":
+    def from_preset(cls, name: str, **kwargs: Any) -> "TubeViTConfig":
         """Configuration of a named size.
 
         Args:
@@ -219,7 +226,8 @@ class TubeViTConfig(PreTrainedConfig):
         presets = {preset.lower(): values for preset, values in PRESETS.items()}
         if str(name).lower() not in presets:
             raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-        return cls(**{**presets[str(name).lower()], **kwargs})
+        settings: dict[str, Any] = {**presets[str(name).lower()], **kwargs}
+        return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
         # JSON knows lists only: what is saved and what is loaded must be the same
@@ -233,7 +241,7 @@ class TubeViTConfig(PreTrainedConfig):
     @property
     def native_size(self) -> Size:
         """`(num_frames, height, width)`, in frames and pixels."""
-        height, width = self.image_size if isinstance(self.image_size, list) else (self.image_size, self.image_size)
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         return (self.num_frames, height, width)
 
     def token_grids(
@@ -244,7 +252,7 @@ class TubeViTConfig(PreTrainedConfig):
         Args:
             num_frames, height, width: size of the clip in frames and pixels; `None` means the config's own.
         """
-        size = tuple(
+        size = as_size(
             native if given is None else given for given, native in zip((num_frames, height, width), self.native_size)
         )
         return [tube.grid(size) for tube in self.resolved_tubes]
@@ -270,7 +278,7 @@ class TubeViTConfig(PreTrainedConfig):
         if len(factors) != 3 or any(factor < 1 for factor in factors):
             raise ValueError(f"the factors must be three, of time, height and width, at least 1 each; got {factors}.")
         tubes = self.resolved_tubes
-        finer = [tube.refine_stride(tuple(factors)) for tube in tubes]
+        finer = [tube.refine_stride(as_size(factors)) for tube in tubes]
         tables_change = any(
             self.position_table_shape(tube) != self.position_table_shape(new) for tube, new in zip(tubes, finer)
         )
@@ -279,9 +287,9 @@ class TubeViTConfig(PreTrainedConfig):
                 f"`position_embedding_type` {self.position_embedding_type!r} ties positions to the strides that the "
                 "model was trained with; 'tube_center' does not, nor does 'pretrained' if only time gets finer."
             )
-        self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes, finer)]
+        self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes or [], finer)]
 
-    def validate_sizes(self):
+    def validate_sizes(self) -> None:
         """Numbers that must be positive, fractions that must be fractions, and what must divide what."""
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels"):
             if getattr(self, name) < 1:
@@ -308,7 +316,7 @@ class TubeViTConfig(PreTrainedConfig):
                 f"{self.hidden_size}."
             )
 
-    def validate_layers(self):
+    def validate_layers(self) -> None:
         """Layers that are named by their index must exist, and so must the activation and the token that is pooled."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}.")
@@ -327,7 +335,7 @@ class TubeViTConfig(PreTrainedConfig):
                 "`pooling_type` 'cls' needs `use_cls_token=True`; without one choose 'attention' or 'mean'."
             )
 
-    def validate_tubes(self):
+    def validate_tubes(self) -> None:
         """Tubes must suit the kind of kernel and of position embedding."""
         tubes = self.resolved_tubes
         if len(self.base_kernel_size) != 3 or min(self.base_kernel_size) < 1:
@@ -351,7 +359,7 @@ class TubeViTConfig(PreTrainedConfig):
                 "{'kernel_size': [1, 16, 16], 'stride': [32, 16, 16]}."
             )
 
-    def validate_heads(self):
+    def validate_heads(self) -> None:
         """Heads must have classes, and names that parameters can have."""
         for name, head in (self.heads or {}).items():
             if hasattr(torch.nn.ModuleDict, name):

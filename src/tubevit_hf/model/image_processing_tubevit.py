@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image processor class for TubeViT."""
+"""Images become what TubeViT reads, by torchvision."""
 
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, PILImageResampling

@@ -3,17 +3,16 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils.import_utils import is_tracing
-
-from .configuration_tubevit import TubeViTConfig
 
 
 def classification_loss(
     labels: torch.Tensor,
     logits: torch.Tensor,
-    config: TubeViTConfig,
+    config: PreTrainedConfig,
     num_items_in_batch: torch.Tensor | int | None = None,
-    **kwargs,
+    **kwargs: object,
 ) -> torch.Tensor:
     """Loss by `config.problem_type`; where that is `None` it is inferred as everywhere in transformers, and noted.
 
@@ -25,7 +24,7 @@ def classification_loss(
     Raises:
         ValueError: labels of a wrong shape or, in eager mode, out of range.
     """
-    num_labels = config.num_labels
+    num_labels = count_labels(config)
     if config.problem_type is None:
         if num_labels == 1:
             config.problem_type = "regression"
@@ -63,7 +62,14 @@ def classification_loss(
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
-def check_label_range(labels: torch.Tensor, config: TubeViTConfig) -> None:
+def count_labels(config: PreTrainedConfig) -> int:
+    """`config.num_labels`; raises a `ValueError` where there is none, since `id2label` was set to `None`."""
+    if config.num_labels is None:
+        raise ValueError("`config.num_labels` must be a number, got None: set `config.id2label`.")
+    return config.num_labels
+
+
+def check_label_range(labels: torch.Tensor, config: PreTrainedConfig) -> None:
     """Raises a `ValueError` for a class that does not exist, before it becomes an index error on some device."""
     if config.problem_type == "regression":
         return
@@ -71,7 +77,8 @@ def check_label_range(labels: torch.Tensor, config: TubeViTConfig) -> None:
         wrong, allowed = (labels < 0) | (labels > 1), "between 0 and 1"
     else:
         # cross_entropy leaves out -100, the usual mark of "no label"
-        wrong = ((labels < 0) & (labels != -100)) | (labels >= config.num_labels)
-        allowed = f"from 0 to {config.num_labels - 1} (`num_labels` is {config.num_labels})"
+        num_labels = count_labels(config)
+        wrong = ((labels < 0) & (labels != -100)) | (labels >= num_labels)
+        allowed = f"from 0 to {num_labels - 1} (`num_labels` is {num_labels})"
     if wrong.any():
         raise ValueError(f"`labels` must be {allowed}, got {labels[wrong].unique().tolist()}.")

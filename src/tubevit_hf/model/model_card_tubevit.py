@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -108,7 +109,7 @@ def create_model_card(
     )
 
 
-def is_generated_card(path: str | os.PathLike) -> bool:
+def is_generated_card(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is missing or the empty template that transformers puts into a repository without a card."""
     if not os.path.exists(path):
         return True
@@ -116,6 +117,6 @@ def is_generated_card(path: str | os.PathLike) -> bool:
         return "This model card has been automatically generated" in file.read()
 
 
-def read_tags(path: str | os.PathLike) -> list[str]:
+def read_tags(path: str | os.PathLike[str]) -> list[str]:
     """Tags of the model card at `path`, none where it is missing."""
-    return (ModelCard.load(path).data.tags or []) if os.path.exists(path) else []
+    return ModelCard.load(Path(path)).data.get("tags", []) if os.path.exists(path) else []

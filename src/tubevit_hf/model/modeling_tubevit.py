@@ -1,16 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch TubeViT model
+"""TubeViT: a plain ViT encoder over the tokens of sparse video tubes, for videos and images.
 
-A plain ViT encoder over the tokens of sparse video tubes. A video `(batch, frames, channels, height, width)` and an
-image `(batch, channels, height, width)` go through the same weights: an image is a clip of one frame, and a tube that
-does not fit a clip gives it no tokens.
+Both go through the same weights: an image is a clip of one frame, and a tube that does not fit a clip gives it no
+tokens.
+
+The words of every shape in this file:
+
+    batch                        clips, or images
+    num_frames, height, width    of a clip, in frames and pixels
+    channels                     of a frame
+    t, h, w                      a tube's grid: its tokens along time, height and width
+    ft, fh, fw                   its space-to-depth; neighbours = ft * fh * fw outputs make a token
+    kt, kh, kw                   its kernel, in frames and pixels
+    out_channels                 of one output of a kernel
+    tokens                       CLS, registers, then t * h * w of each tube that fits
+    hidden_size                  of a token; heads * head_dim
+    queries                      of an attention: the tokens or, in the pooling, one
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from huggingface_hub import CommitInfo, ModelCard
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -34,7 +48,7 @@ from .tubes_tubevit import Size, Tube, sincos_positions, smallest_tube
 class TubeViTTubeEmbedding(nn.Module):
     """One tube's tokens, without positions.
 
-    `(batch, frames, channels, height, width) -> (batch, t * h * w, hidden_size)`, `(t, h, w)` being the tube's grid.
+    `(batch, num_frames, channels, height, width) -> (batch, t * h * w, hidden_size)`.
     """
 
     def __init__(self, config: TubeViTConfig, index: int):
@@ -54,7 +68,7 @@ class TubeViTTubeEmbedding(nn.Module):
         patches = gather_patches(pixel_values, self.tube, grid)
         # one matrix product: the strided gather and this take a fraction of conv3d's time at sparse strides
         tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
-        # (batch, tokens, neighbours, out_channels) -> (batch, tokens, hidden_size)
+        # (batch, t * h * w, neighbours, out_channels) -> (batch, t * h * w, hidden_size)
         return tokens.flatten(-2)[..., : self.hidden_size]
 
     def resize_kernel(self, base_kernel: torch.Tensor) -> torch.Tensor:
@@ -66,32 +80,41 @@ class TubeViTTubeEmbedding(nn.Module):
 def gather_patches(pixel_values: torch.Tensor, tube: Tube, grid: Size) -> torch.Tensor:
     """Copies the pixels under each kernel application of a tube.
 
-    `(batch, frames, channels, height, width) -> (batch, tokens, neighbours, channels * kernel volume)`; tokens and
-    space-to-depth neighbours are in raster `(t, h, w)` order, a patch in that of a kernel `(channels, t, h, w)`.
+    `(batch, num_frames, channels, height, width) -> (batch, t * h * w, neighbours, channels * kt * kh * kw)`, each in
+    raster order.
     """
-    # axes 1, 3, 4 become (t', h', w') at the finer stride of space-to-depth; the kernel's axes go to the end. Nothing
-    # is copied before the last reshape.
+    # -> (batch, t * ft, channels, h * fh, w * fw, kt, kh, kw): at the finer stride of space-to-depth. Nothing is
+    # copied before the last reshape.
     patches = pixel_values
     for axis, dim in enumerate((1, 3, 4)):
         kernel, step = tube.kernel_size[axis], tube.kernel_stride[axis]
         length = grid[axis] * tube.space_to_depth[axis]
         patches = patches.narrow(dim, tube.offset[axis], (length - 1) * step + kernel).unfold(dim, kernel, step)
+    # -> (batch, t, ft, channels, h, fh, w, fw, kt, kh, kw)
     patches = patches.unflatten(4, (grid[2], -1)).unflatten(3, (grid[1], -1)).unflatten(1, (grid[0], -1))
-    # (batch, t, ft, channels, h, fh, w, fw, kt, kh, kw) -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw)
+    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw)
     patches = patches.permute(0, 1, 4, 6, 2, 5, 7, 3, 8, 9, 10)
+    # -> (batch, t * h * w, neighbours, channels * kt * kh * kw)
     return patches.flatten(7).flatten(4, 6).flatten(1, 3)
 
 
 class TubeViTEmbeddings(nn.Module):
     """Encoder input: CLS, registers, then each tube's tokens with their positions.
 
-    `(batch, frames, channels, height, width) -> (batch, tokens, hidden_size)`.
+    `(batch, num_frames, channels, height, width) -> (batch, tokens, hidden_size)`.
     """
+
+    # a ModuleList, which does not tell type checkers what it holds
+    tubes: Sequence[TubeViTTubeEmbedding]
+    base_kernel: nn.Parameter | None
 
     def __init__(self, config: TubeViTConfig):
         super().__init__()
         self.config = config
-        self.tubes = nn.ModuleList([TubeViTTubeEmbedding(config, index) for index in range(len(config.tubes))])
+        # pyrefly: ignore[bad-assignment]  see above
+        self.tubes = nn.ModuleList(
+            [TubeViTTubeEmbedding(config, index) for index in range(len(config.resolved_tubes))]
+        )
         if config.tube_kernels == "interpolated":
             self.base_kernel = nn.Parameter(
                 torch.empty(config.hidden_size, config.num_channels, *config.base_kernel_size)
@@ -210,12 +233,12 @@ class TubeViTEmbeddings(nn.Module):
         return table[None].to(dtype)
 
 
-# how ViT libraries resize their position tables, by `position_embedding_resize`
+# how ViT libraries resize their position tables, by `position_embedding_resize`: mode, align_corners, antialias
 RESIZE_ARGUMENTS = {
-    "bicubic": {"mode": "bicubic", "align_corners": False},
-    "bicubic_antialias": {"mode": "bicubic", "align_corners": False, "antialias": True},
-    "bicubic_corners": {"mode": "bicubic", "align_corners": True},
-    "bilinear_corners": {"mode": "bilinear", "align_corners": True},
+    "bicubic": ("bicubic", False, False),
+    "bicubic_antialias": ("bicubic", False, True),
+    "bicubic_corners": ("bicubic", True, False),
+    "bilinear_corners": ("bilinear", True, False),
 }
 
 
@@ -232,8 +255,11 @@ def resize_positions(table: torch.Tensor, grid: Size, resize: str) -> torch.Tens
     if table.shape[2:4] != (height, width):
         exact = torch.promote_types(table.dtype, torch.float32)
         channels_first = table[0].permute(0, 3, 1, 2).to(exact)  # (t, hidden_size, h, w)
-        resized = nn.functional.interpolate(channels_first, size=(height, width), **RESIZE_ARGUMENTS[resize])
-        table = resized.permute(0, 2, 3, 1)[None]
+        mode, align_corners, antialias = RESIZE_ARGUMENTS[resize]
+        resized = nn.functional.interpolate(
+            channels_first, size=(height, width), mode=mode, align_corners=align_corners, antialias=antialias
+        )
+        table = resized.permute(0, 2, 3, 1)[None]  # (1, t, h, w, hidden_size)
     return table.flatten(1, 3)
 
 
@@ -247,7 +273,8 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in full: `(batch, heads, tokens, head_dim) -> (batch, tokens, heads, head_dim)` and the weights."""
+    """Attention in full: `(batch, heads, queries, head_dim)` over keys and values `(batch, heads, tokens, head_dim) ->
+    (batch, queries, heads, head_dim)` and the weights `(batch, heads, queries, tokens)`."""
     attn_weights = query @ key.transpose(-2, -1) * scaling
     if attention_mask is not None:
         attn_weights = attn_weights + attention_mask
@@ -283,13 +310,15 @@ class TubeViTMultiHeadAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # (batch, tokens, hidden_size) -> (batch, heads, tokens, head_dim)
+        # (batch, queries, hidden_size) -> (batch, heads, queries, head_dim), and so for the tokens' keys and values
         query, key, value = (
             projected.unflatten(-1, (self.config.num_attention_heads, self.head_dim)).transpose(1, 2)
             for projected in (self.q_proj(queries), self.k_proj(hidden_states), self.v_proj(hidden_states))
         )
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+        attention: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            # pyrefly: ignore[bad-argument-type]  None, as of a module without its model, is allowed there
+            self.config._attn_implementation,
+            eager_attention_forward,
         )
         attn_output, attn_weights = attention(
             self,
@@ -301,6 +330,7 @@ class TubeViTMultiHeadAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
+        # (batch, queries, heads, head_dim) -> (batch, queries, hidden_size)
         return self.o_proj(attn_output.flatten(-2)), attn_weights
 
 
@@ -362,6 +392,8 @@ class TubeViTLayerScale(nn.Module):
 class TubeViTLayer(GradientCheckpointingLayer):
     """Pre-norm Transformer layer; the gated one (Eq. 8) adds `tanh(gate) * embedding_output` after its MLP."""
 
+    gate: nn.Parameter | None
+
     def __init__(self, config: TubeViTConfig, index: int):
         super().__init__()
         self.attention = TubeViTAttention(config)
@@ -398,12 +430,16 @@ class TubeViTLayer(GradientCheckpointingLayer):
         return hidden_states
 
 
+ModelT = TypeVar("ModelT", bound="TubeViTPreTrainedModel")
+
+
 @auto_docstring
 class TubeViTPreTrainedModel(PreTrainedModel):
+    # pyrefly: ignore[bad-override-mutable-attribute]  transformers reads this annotation: it names the class
     config: TubeViTConfig
     base_model_prefix = "tubevit"
     main_input_name = "pixel_values"
-    input_modalities = ("video", "image")
+    input_modalities = ["video", "image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["TubeViTEmbeddings", "TubeViTLayer"]
     _supports_sdpa = True
@@ -415,8 +451,19 @@ class TubeViTPreTrainedModel(PreTrainedModel):
     # called as a whole, and returns a tensor: that is what input hooks (LoRA with checkpointing) rely on
     _input_embed_layer = "embeddings"
 
+    if TYPE_CHECKING:
+        # transformers wraps these two so that type checkers refuse every call, and calls the last an `nn.Module`
+        # pyrefly: ignore[bad-override-mutable-attribute]
+        def to(self: ModelT, *args: Any, **kwargs: Any) -> ModelT: ...
+
+        # pyrefly: ignore[bad-override]
+        def cuda(self: ModelT, device: torch.device | int | None = None) -> ModelT: ...
+
+        @property
+        def base_model(self) -> "TubeViTModel": ...
+
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, TubeViTTubeEmbedding):
@@ -443,12 +490,14 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, TubeViTLayer) and module.gate is not None:
             init.zeros_(module.gate)
 
-    def post_init(self):
+    def post_init(self) -> None:
         super().post_init()
         self.freeze_before(self.config.freeze_before)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(
+        cls: type[ModelT], pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> ModelT:
         if "use_safetensors" not in kwargs:
             kwargs["use_safetensors"] = True
             refuse_pickles(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
@@ -456,6 +505,7 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         # what is frozen in `__init__` thaws when the loaded weights replace the parameters
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_before(model.config.freeze_before)
+        # pyrefly: ignore[bad-return]  Python 3.10 has no `Self`, which `super()` gives
         return loaded
 
     def freeze_before(self, layer: int | None) -> None:
@@ -480,11 +530,13 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             encoder_layer.requires_grad_(layer is None or index >= layer)
         self.config.freeze_before = layer
 
-    def create_model_card(self, model_name: str, **kwargs):
+    def create_model_card(self, model_name: str, **kwargs: Any) -> ModelCard:
         """A model card of this model, see [`create_model_card`]."""
         return create_model_card(self.config, model_name, num_parameters=self.num_parameters(), **kwargs)
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
+    def _upload_modified_files(
+        self, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **kwargs: Any
+    ) -> CommitInfo:
         # `push_to_hub` and `save_pretrained(..., push_to_hub=True)` end here, with a card that is either the
         # repository's own or transformers' empty template
         card = os.path.join(working_dir, "README.md")
@@ -494,7 +546,7 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
-def refuse_pickles(folder: str | os.PathLike | None, subfolder: str = "") -> None:
+def refuse_pickles(folder: str | os.PathLike[str] | None, subfolder: str = "") -> None:
     """Raises an `OSError` for a local folder whose weights are pickles only: to read one can run code."""
     if folder is None or not os.path.isdir(folder):
         return
@@ -508,7 +560,7 @@ def refuse_pickles(folder: str | os.PathLike | None, subfolder: str = "") -> Non
         )
 
 
-@auto_docstring
+@auto_docstring(custom_intro="TubeViT without a head: the tokens of the encoder and, pooled, a vector a clip.")
 class TubeViTModel(TubeViTPreTrainedModel):
     def __init__(self, config: TubeViTConfig):
         super().__init__(config)
@@ -517,6 +569,15 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = TubeViTAttentionPooler(config) if config.pooling_type == "attention" else None
         self.post_init()
+
+    if TYPE_CHECKING:
+        # a call runs `forward`, whose types are lost in transformers' decorators
+        def __call__(
+            self,
+            pixel_values: torch.Tensor | None = None,
+            frame_mask: torch.Tensor | None = None,
+            **kwargs: Unpack[TransformersKwargs],
+        ) -> BaseModelOutputWithPooling: ...
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -586,7 +647,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
 
 
 def as_video(pixel_values: torch.Tensor | None) -> torch.Tensor:
-    """`(batch, [frames,] channels, height, width) -> (batch, frames, channels, height, width)`: an image is one frame.
+    """An image becomes a clip of one frame: `(batch, [num_frames,] channels, height, width) -> (batch, num_frames,
+    channels, height, width)`.
 
     Raises:
         ValueError: `pixel_values` is missing, has another number of axes, or holds whole numbers.
@@ -615,6 +677,16 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.loss_function = classification_loss
         self.post_init()
+
+    if TYPE_CHECKING:
+        # see `TubeViTModel`
+        def __call__(
+            self,
+            pixel_values: torch.Tensor | None = None,
+            frame_mask: torch.Tensor | None = None,
+            labels: torch.Tensor | None = None,
+            **kwargs: Unpack[TransformersKwargs],
+        ) -> ImageClassifierOutput: ...
 
     @can_return_tuple
     @auto_docstring

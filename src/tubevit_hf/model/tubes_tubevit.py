@@ -8,7 +8,7 @@ and tests all ask this file, so that the token count and the token centre are ea
 Axes are always `(time, height, width)`, in frames and pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from math import prod
@@ -99,12 +99,12 @@ class Tube:
     @property
     def kernel_stride(self) -> Size:
         """Stride at which the kernel itself runs, finer than `stride` by `space_to_depth`."""
-        return tuple(step // factor for step, factor in zip(self.stride, self.space_to_depth))
+        return as_size(step // factor for step, factor in zip(self.stride, self.space_to_depth))
 
     @property
     def extent(self) -> Size:
         """Size of the region that one token sees, gaps between concatenated neighbours included."""
-        return tuple(
+        return as_size(
             kernel + (factor - 1) * step
             for kernel, factor, step in zip(self.kernel_size, self.space_to_depth, self.kernel_stride)
         )
@@ -118,17 +118,17 @@ class Tube:
         Raises:
             ValueError: a factor does not divide the stride.
         """
-        factors = tuple(1 if parts > 1 else factor for parts, factor in zip(self.space_to_depth, factors))
+        factors = as_size(1 if parts > 1 else factor for parts, factor in zip(self.space_to_depth, factors))
         if any(step % factor for step, factor in zip(self.stride, factors)):
             raise ValueError(
                 f"a tube's stride of {list(self.stride)} cannot be divided by {list(factors)}: choose factors that "
                 "divide it along each axis."
             )
-        return replace(self, stride=tuple(step // factor for step, factor in zip(self.stride, factors)))
+        return replace(self, stride=as_size(step // factor for step, factor in zip(self.stride, factors)))
 
     def grid(self, size: Size) -> Size:
         """Number of tokens along `(t, h, w)` in a clip of `size` (frames, pixels); all 0 where it does not fit."""
-        grid = tuple(
+        grid = as_size(
             (length - offset - extent) // step + 1 if length >= offset + extent else 0
             for length, offset, extent, step in zip(size, self.offset, self.extent, self.stride)
         )
@@ -160,11 +160,11 @@ class Tube:
 _TUBE_KEYS = list(Tube.__dataclass_fields__)
 
 
-def resolve_tubes(tubes: Sequence[dict[str, Any]], hidden_size: int) -> tuple[Tube, ...]:
+def resolve_tubes(tubes: Sequence[dict[str, Any]] | None, hidden_size: int) -> tuple[Tube, ...]:
     """Reads the tubes of a config.
 
     Raises:
-        TypeError, ValueError: naming the tube by its index, as `Tube.from_dict` does; also for an empty list.
+        TypeError, ValueError: naming the tube by its index, as `Tube.from_dict` does; also for an empty list or none.
     """
     _read_int(hidden_size, "hidden_size", minimum=1)
     if not isinstance(tubes, (list, tuple)):
@@ -174,6 +174,12 @@ def resolve_tubes(tubes: Sequence[dict[str, Any]], hidden_size: int) -> tuple[Tu
             "`tubes` is empty: give at least one, such as {'kernel_size': [1, 16, 16], 'stride': [32, 16, 16]}."
         )
     return tuple(Tube.from_dict(tube, hidden_size, name=f"tubes[{index}]") for index, tube in enumerate(tubes))
+
+
+def as_size(lengths: Iterable[int]) -> Size:
+    """Three lengths as a tuple that type checkers know to have three."""
+    time, height, width = lengths
+    return time, height, width
 
 
 def smallest_tube(tubes: Sequence[Tube]) -> Tube:
@@ -231,4 +237,4 @@ def _read_size(value: Any, name: str, minimum: int) -> Size:
         return (_read_int(value, name, minimum),) * 3
     if len(value) != 3:
         raise ValueError(f"`{name}` must be [t, h, w] or one number for all three, got {list(value)}.")
-    return tuple(_read_int(item, name, minimum) for item in value)
+    return as_size(_read_int(item, name, minimum) for item in value)

@@ -13,9 +13,9 @@ import traceback
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, SupportsIndex
 
 import av
 import numpy as np
@@ -26,6 +26,8 @@ from transformers.video_utils import VideoMetadata
 
 from .video_index_tubevit import (
     FrameGroup,
+    HeaderIndex,
+    ScannedIndex,
     UnreliableTimestampsError,
     index_frames,
     read_from_keyframe,
@@ -39,7 +41,7 @@ VIDEO_SUFFIXES = [
     *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 ]
 # What can be read
-VideoSource = str | os.PathLike | bytes | BinaryIO
+VideoSource = str | os.PathLike[str] | bytes | BinaryIO
 # Larger frames, of more than twice the pixels of 8K video, are refused: a header of a few bytes could claim gigabytes
 MAX_PIXELS = 2**26
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
@@ -87,7 +89,8 @@ class Target(NamedTuple):
 
 
 def read_video(
-    source: VideoSource, indices: Sequence[int] | Callable[[VideoFileMetadata], Sequence[int]] | None = None
+    source: VideoSource,
+    indices: Sequence[int] | np.ndarray | Callable[[VideoFileMetadata], Sequence[int] | np.ndarray] | None = None,
 ) -> tuple[torch.Tensor, VideoFileMetadata]:
     """Decodes chosen frames of a video.
 
@@ -125,13 +128,18 @@ class VideoReader:
         VideoDecodingError: `source` is no video.
     """
 
+    # only while the file is open
+    container: av.container.InputContainer | None = None
+    stream: av.VideoStream | None = None
+    index: HeaderIndex | ScannedIndex | None = None
+
     def __init__(self, source: VideoSource):
         self.name = name_of(source)
         with self.naming_errors(), contextlib.ExitStack() as resources:
             self.file = open_source(source, resources)
             resources.callback(self.close_container)
-            self.container = None
             self.open_container()
+            assert self.container is not None and self.stream is not None
             try:
                 self.index = index_frames(self.container, self.stream)
                 num_frames = self.index.num_frames
@@ -148,7 +156,7 @@ class VideoReader:
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -156,7 +164,7 @@ class VideoReader:
         self.metadata.all_frame_seconds = None
 
     @contextlib.contextmanager
-    def naming_errors(self) -> Iterator[None]:
+    def naming_errors(self) -> Generator[None, None, None]:
         try:
             yield
         except (VideoDecodingError, av.error.FFmpegError, OSError, http.client.HTTPException) as error:
@@ -179,6 +187,7 @@ class VideoReader:
             self.file.seek(0)
         self.container = av.open(
             self.file,
+            mode="r",
             # a playlist that calls itself a video must not make FFmpeg open other things
             options={"protocol_whitelist": "http,https,tcp,tls,httpproxy" if is_url else "file", **DECODER_OPTIONS},
             timeout=NETWORK_TIMEOUT if is_url else None,
@@ -203,6 +212,7 @@ class VideoReader:
         self.container = self.stream = self.index = None
 
     def read_metadata(self, num_frames: int) -> VideoFileMetadata:
+        assert self.stream is not None
         rate = self.stream.average_rate or self.stream.guessed_rate
         fps = float(rate) if rate else None
         if not self.stream.frames and self.index is not None and num_frames > 1:
@@ -234,7 +244,7 @@ class VideoReader:
             raise VideoDecodingError(f"{self.name}: the file does not tell when its frames are shown.")
         return np.arange(self.metadata.total_num_frames) / self.metadata.fps
 
-    def get_frames(self, indices: Sequence[int]) -> tuple[torch.Tensor, VideoFileMetadata]:
+    def get_frames(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, VideoFileMetadata]:
         """Decodes the frames of the given numbers; results and errors are those of [`read_video`]."""
         indices = np.asarray(indices, dtype=np.int64)
         total = self.metadata.total_num_frames
@@ -295,12 +305,14 @@ class VideoReader:
 
     def decode_all(self) -> Iterator[av.VideoFrame]:
         """All frames from where the container stands."""
+        assert self.container is not None and self.stream is not None
         for packet in read_packets(self.container, self.stream):
             yield from self.decode_packet(packet)
         yield from self.decode_packet(None)
 
-    def decode_packet(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+    def decode_packet(self, packet: "av.Packet[av.VideoStream] | None") -> list[av.VideoFrame]:
         """The frames that the decoder gives for a packet; `None` makes it give all that it still holds."""
+        assert self.stream is not None
         try:
             frames = self.stream.codec_context.decode(packet)
         except av.error.FFmpegError:
@@ -313,9 +325,10 @@ class VideoReader:
         Raises:
             UnreliableTimestampsError: the decoder gives frames in another order than their timestamps.
         """
+        assert self.index is not None
         frames = FrameBuffer(len(wanted))
         seconds = np.full(len(wanted), np.nan)
-        runs = []
+        runs: list[list[Target]] = []
         for target in self.locate(wanted):
             seconds[target.position] = self.index.to_seconds(target.pts)
             if not runs or target.group.first - runs[-1][-1].index > SEEK_COST:
@@ -337,12 +350,14 @@ class VideoReader:
 
     def group_before(self, group: FrameGroup, number: int) -> FrameGroup:
         """The group that many before another, or that one itself if there is none that can be read."""
+        assert self.index is not None
         try:
             return self.index.group(group.number - number)
         except UnreliableTimestampsError:
             return group
 
     def locate(self, wanted: np.ndarray) -> Iterator[Target]:
+        assert self.index is not None
         for position, index in enumerate(wanted.tolist()):
             try:
                 group = self.index.find(index)
@@ -353,6 +368,7 @@ class VideoReader:
 
     def decode_run(self, run: list[Target], group: FrameGroup, frames: "FrameBuffer", patience: int = 0) -> None:
         """Decodes from the keyframe of a group up to the last target, and up to `patience` packets more to get it."""
+        assert self.container is not None and self.stream is not None
         context = self.stream.codec_context
         can_skip = context.name in CODECS_THAT_SKIP
         positions = {target.pts: target.position for target in run}
@@ -388,11 +404,11 @@ class FrameBuffer:
 
     def __init__(self, num_frames: int):
         self.is_filled = np.zeros(num_frames, dtype=bool)
-        self.images = None
+        self.images: np.ndarray | None = None
         # one for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
         self.reformatter = VideoReformatter()
 
-    def add(self, position: int, frame: av.VideoFrame) -> None:
+    def add(self, position: SupportsIndex, frame: av.VideoFrame) -> None:
         if self.images is None:
             self.width, self.height = frame.width, frame.height
             self.matrix = read_display_matrix(frame)
@@ -407,6 +423,7 @@ class FrameBuffer:
 def read_display_matrix(frame: av.VideoFrame) -> bytes | None:
     """How the frame lies on the screen, see [`orient`]; `None` if as it is stored."""
     try:
+        # pyrefly: ignore[bad-return]  a buffer; PyAV's types know of motion vectors only
         return frame.side_data.get("DISPLAYMATRIX")
     except ValueError:
         # beside it lies something that this PyAV has no name for, such as Exif; the turn is known without it, a mirror
@@ -430,7 +447,7 @@ def orient(image: np.ndarray, display_matrix: bytes | None) -> np.ndarray:
     return image[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1]
 
 
-def abbreviate(numbers: Sequence[int]) -> str:
+def abbreviate(numbers: Sequence[int] | np.ndarray) -> str:
     if len(numbers) <= 20:
         return str(list(map(int, numbers)))
     return f"[{', '.join(map(str, numbers[:10]))}, ..., {numbers[-1]}]"

@@ -14,7 +14,7 @@ apart, and there is no index ([`UnreliableTimestampsError`]).
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import av
 import numpy as np
@@ -57,8 +57,8 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
     # fragmented files list some packets in their header, edit lists hide or repeat some: then the two numbers differ
     # a damaged header lists more frames than there are bytes, and that of a download that broke off frames that are
     # not there
-    entries = stream.index_entries if "mp4" in container.format.name else ()
-    if 0 < stream.frames == len(entries) <= container.size >= entries[-1].pos + entries[-1].size:
+    is_mp4, entries = "mp4" in container.format.name, stream.index_entries
+    if is_mp4 and 0 < stream.frames == len(entries) <= container.size >= entries[-1].pos + entries[-1].size:
         try:
             return HeaderIndex(container, stream)
         except UnreliableTimestampsError:
@@ -86,7 +86,7 @@ class ScannedIndex:
         self.pts = shown[np.searchsorted(shown, self.keyframe_pts[0]) :]
         self.num_frames = len(self.pts)
         self.firsts = np.searchsorted(self.pts, self.keyframe_pts)
-        self.time_base = stream.time_base
+        self.time_base = read_time_base(stream)
 
     def find(self, index: int) -> FrameGroup:
         """The group that holds frame `index`."""
@@ -98,13 +98,13 @@ class ScannedIndex:
         stop = self.firsts[number + 1] if number + 1 < len(self.firsts) else self.num_frames
         return FrameGroup(number, first, int(self.keyframe_pts[number]), self.pts[first:stop])
 
-    def to_seconds(self, pts: int | np.ndarray) -> float | np.ndarray:
+    def to_seconds(self, pts: int) -> float:
         """Seconds after the first frame."""
         return to_seconds(pts - self.pts[0], self.time_base)
 
     def seconds(self) -> np.ndarray:
         """When each frame is shown, `(num_frames,)`, in seconds after the first."""
-        return self.to_seconds(self.pts)
+        return to_seconds(self.pts - self.pts[0], self.time_base)
 
 
 class HeaderIndex:
@@ -118,6 +118,7 @@ class HeaderIndex:
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
         self.container, self.stream = container, stream
+        self.time_base = read_time_base(stream)
         entries = stream.index_entries
         # two bits with a sign, so that both together are -1
         flags = np.fromiter((entry.flags for entry in entries), dtype=np.int8, count=len(entries))
@@ -131,7 +132,7 @@ class HeaderIndex:
         if first is None or first.pts is None or first.dts is None:
             raise UnreliableTimestampsError("the first packet has no timestamp")
         self.delay = first.pts - first.dts
-        self.groups = {}
+        self.groups: dict[int, FrameGroup | None] = {}
         # what comes before the first keyframe lacks its references: no decoder gives these frames
         self.num_undecodable = 0
         group = self.read_group(0)
@@ -153,9 +154,10 @@ class HeaderIndex:
             # not to look for it again for each of its frames
             self.groups[number] = None
             self.groups[number] = self.read_group(number)
-        if self.groups[number] is None:
+        group = self.groups[number]
+        if group is None:
             raise UnreliableTimestampsError("this group cannot be read")
-        return self.groups[number]
+        return group
 
     def read_group(self, number: int) -> FrameGroup:
         """Reads the packets of a group, and those of the next that are shown before the next keyframe."""
@@ -164,7 +166,9 @@ class HeaderIndex:
             raise UnreliableTimestampsError("the file ends before this keyframe")
         stop = int(self.starts[number + 1]) if number + 1 < len(self.starts) else self.num_packets
         dts = self.stream.index_entries[start].timestamp
-        own, leading, next_keyframe_pts = [], 0, None
+        own: list[int] = []
+        # the two times are read after their packets only
+        leading = keyframe_pts = next_keyframe_pts = 0
         for position, packet in enumerate(
             read_from_keyframe(self.container, self.stream, "dts", dts, dts + self.delay), start=start
         ):
@@ -187,7 +191,7 @@ class HeaderIndex:
 
     def to_seconds(self, pts: int) -> float:
         """Seconds after the first frame."""
-        return to_seconds(pts - self.first_pts, self.stream.time_base)
+        return to_seconds(pts - self.first_pts, self.time_base)
 
     def seconds(self) -> np.ndarray:
         """When each frame is shown, `(num_frames,)`, in seconds after the first.
@@ -199,7 +203,7 @@ class HeaderIndex:
         steps = np.diff(timestamps)
         # at a constant rate the list of packets tells: they are shown at the same steps, if in another order
         if self.num_frames == self.num_packets and (len(steps) == 0 or np.ptp(steps) == 0):
-            return to_seconds(timestamps - timestamps[0], self.stream.time_base)
+            return to_seconds(timestamps - timestamps[0], self.time_base)
         self.container.seek(0, stream=self.stream)
         index = ScannedIndex(self.container, self.stream)
         if index.num_frames != self.num_frames:
@@ -207,15 +211,33 @@ class HeaderIndex:
         return index.seconds()
 
 
-def to_seconds(timestamps: np.ndarray, time_base: Fraction) -> np.ndarray:
+def read_time_base(stream: av.VideoStream) -> Fraction:
+    """Seconds that a timestamp counts in; raises [`UnreliableTimestampsError`] where the file does not tell."""
+    if stream.time_base is None:
+        raise UnreliableTimestampsError("no time base")
+    return stream.time_base
+
+
+@overload
+def to_seconds(timestamps: int, time_base: Fraction) -> float: ...
+
+
+@overload
+def to_seconds(timestamps: np.ndarray, time_base: Fraction) -> np.ndarray: ...
+
+
+def to_seconds(timestamps: int | np.ndarray, time_base: Fraction) -> float | np.ndarray:
     # in this order whole seconds come out exactly
     return timestamps * time_base.numerator / time_base.denominator
 
 
-def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+def read_packets(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator["av.Packet[av.VideoStream]"]:
     """Packets of a stream from where the container stands. Where reading fails, the file ends."""
     try:
-        # PyAV's iterator leaks when it is dropped before its end
+        # PyAV's iterator leaks when it is dropped before its end; it is a generator, though PyAV's types do not say so
+        # pyrefly: ignore[bad-specialization]
         with contextlib.closing(container.demux(stream)) as packets:
             for packet in packets:
                 # PyAV adds an empty one at the end; empty ones within an AVI file repeat the frame before
@@ -228,7 +250,7 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
 
 def read_from_keyframe(
     container: av.container.InputContainer, stream: av.VideoStream, clock: str, time: int, seek_time: int
-) -> Iterator[av.Packet]:
+) -> Iterator["av.Packet[av.VideoStream]"]:
     """Packets from the keyframe on whose `clock`, `"pts"` or `"dts"`, is `time`.
 
     Containers seek by another clock, or to a neighbour only: where `seek_time` leads too far, a second earlier is
@@ -237,7 +259,7 @@ def read_from_keyframe(
     Raises:
         UnreliableTimestampsError: there is no such keyframe.
     """
-    second = int(1 / stream.time_base)
+    second = int(1 / read_time_base(stream))
     for position in (seek_time, seek_time - second, min(0, seek_time, stream.start_time or 0)):
         try:
             container.seek(position, stream=stream)

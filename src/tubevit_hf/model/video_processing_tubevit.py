@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video processor class for TubeViT."""
+"""Video files, arrays and tensors become the clips that TubeViT reads."""
 
 import os
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import pad
-from transformers import BatchFeature
+from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, PILImageResampling, load_image
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.utils import TensorType, logging
@@ -17,7 +17,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
 from .image_processing_tubevit import TubeViTImageProcessor
-from .video_decoding_tubevit import VideoDecodingError, VideoSource, read_video
+from .video_decoding_tubevit import VideoDecodingError, VideoFileMetadata, VideoSource, read_video
 from .video_sampling_tubevit import (
     fits,
     frame_seconds,
@@ -33,6 +33,15 @@ logger = logging.get_logger(__name__)
 
 # this file saves an image processor too, also where it runs as remote code
 TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+
+# the frames of a video as files
+Pictures = Sequence[str | os.PathLike[str]]
+# what can be processed, one or many
+Videos = VideoInput | VideoSource | Sequence[VideoSource] | Sequence[Pictures]
+# chooses the frames of a video by number
+SampleFrames = Callable[[VideoMetadata], np.ndarray]
+ProcessorT = TypeVar("ProcessorT", bound="TubeViTVideoProcessor")
 
 
 class TubeViTVideoProcessorKwargs(VideosKwargs, total=False):
@@ -79,17 +88,29 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
     do_sample_frames = True
     frame_sampling = "uniform"
     num_clips = 1
-    short_clips = None
+    short_clips: Literal["repeat", "pad", "error"] | None = None
     valid_kwargs = TubeViTVideoProcessorKwargs
     model_input_names = ["pixel_values", "frame_mask"]
 
-    def preprocess(self, videos: VideoInput, **kwargs: Unpack[TubeViTVideoProcessorKwargs]) -> BatchFeature:
+    def preprocess(self, videos: Videos, **kwargs: Unpack[TubeViTVideoProcessorKwargs]) -> BatchFeature:
         # `fps` alone means all of the video at that rate, so the class' own `num_frames` must not stand in its way
         if kwargs.get("fps") is not None and (kwargs.get("frame_sampling") or self.frame_sampling) == "uniform":
             kwargs.setdefault("num_frames", None)
         if not kwargs.get("do_sample_frames", self.do_sample_frames):
             kwargs["num_clips"] = 1
+        # pyrefly: ignore[bad-argument-type]  transformers' types know a path by their own class only
         return super().preprocess(videos, **kwargs)
+
+    if TYPE_CHECKING:
+        # transformers knows its own settings only, lets a call take anything, and says that a tuple may be loaded
+        def __init__(self, **kwargs: Unpack[TubeViTVideoProcessorKwargs]) -> None: ...
+
+        __call__ = preprocess
+
+        @classmethod
+        def from_pretrained(
+            cls: type[ProcessorT], pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+        ) -> ProcessorT: ...
 
     def sample_frames(
         self,
@@ -99,7 +120,7 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         frame_sampling: str | None = None,
         num_clips: int | None = None,
         short_clips: str | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> np.ndarray:
         """Indices of the frames to take, `(num_clips * num_frames,)`; [`TubeViTVideoProcessorKwargs`] tells which.
 
@@ -146,47 +167,57 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         clip = frames_at_rate(seconds, rate) if short_clips == "pad" else uniform_frames(total, num_frames)
         return np.tile(clip, num_clips)
 
-    def fetch_videos(self, video_url_or_urls: VideoSource | list[VideoSource], sample_indices_fn=None):
+    # pyrefly: ignore[bad-override]  transformers' types give an array, without its metadata
+    def fetch_videos(
+        self, video_url_or_urls: VideoSource | list[VideoSource], sample_indices_fn: SampleFrames | None = None
+    ) -> tuple[torch.Tensor, VideoFileMetadata] | list[tuple[torch.Tensor, ...] | tuple[VideoFileMetadata, ...]]:
         """Decodes files: `(num_frames, 3, height, width)`, uint8, and metadata; of a list, a list of each."""
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
         return read_video(video_url_or_urls, sample_indices_fn)
 
+    # pyrefly: ignore[unannotated-return]  transformers' own annotation is wrong: it gives videos and their metadata
     def _decode_and_sample_videos(
         self,
-        videos: VideoInput,
-        video_metadata: VideoMetadata | dict | None,
+        videos: Videos,
+        video_metadata: VideoMetadata | dict[str, Any] | None,
         do_sample_frames: bool | None = None,
-        sample_indices_fn: Callable | None = None,
+        sample_indices_fn: SampleFrames | None = None,
     ):
         if is_source(videos):
             videos = [videos]
         if isinstance(videos, (list, tuple)):
-            if all(is_source(video) for video in videos):
+            sources = [video for video in videos if is_source(video)]
+            if len(sources) == len(videos):
                 if not videos:
                     raise ValueError("`videos` is an empty list; at least one video is needed.")
-                return self.fetch_videos(list(videos), sample_indices_fn)
-            if any(is_source(video) for video in videos):
+                return self.fetch_videos(sources, sample_indices_fn)
+            if sources:
                 raise ValueError("`videos` has files beside arrays or images; process them in separate calls.")
-            if all(is_list_of_pictures(video) for video in videos):
-                return self.load_pictures(videos, video_metadata, sample_indices_fn)
+            pictures = [video for video in videos if is_list_of_pictures(video)]
+            if len(pictures) == len(videos):
+                return self.load_pictures(pictures, video_metadata, sample_indices_fn)
+        # pyrefly: ignore[bad-argument-type]  transformers' types leave out `None`, which it passes here itself
         return super()._decode_and_sample_videos(to_rgb(videos), video_metadata, do_sample_frames, sample_indices_fn)
 
     def load_pictures(
         self,
-        videos: list[list[str | os.PathLike]],
-        video_metadata: VideoMetadata | dict | None,
-        sample_indices_fn: Callable | None = None,
+        videos: list[Pictures],
+        video_metadata: VideoMetadata | dict[str, Any] | None,
+        sample_indices_fn: SampleFrames | None = None,
     ) -> tuple[list[np.ndarray], list[VideoMetadata]]:
         """Reads videos whose frames are image files, only the sampled ones: `(num_frames, height, width, 3)` each."""
+        # pyrefly: ignore[bad-argument-type]  as above
         metadata = make_batched_metadata(videos, video_metadata)
         arrays = []
         for pictures, entry in zip(videos, metadata):
             entry.video_backend = "pillow"
-            entry.frames_indices = np.arange(len(pictures)) if sample_indices_fn is None else sample_indices_fn(entry)
-            arrays.append(np.stack([read_picture(pictures[index]) for index in entry.frames_indices]))
+            chosen = range(len(pictures)) if sample_indices_fn is None else sample_indices_fn(entry)
+            entry.frames_indices = indices = [int(index) for index in chosen]
+            arrays.append(np.stack([read_picture(pictures[index]) for index in indices]))
         return arrays, metadata
 
+    # pyrefly: ignore[bad-override]  all are passed by name, and most go on as they are
     def _preprocess(
         self,
         videos: list[torch.Tensor],
@@ -194,7 +225,7 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         num_clips: int | None = None,
         short_clips: str | None = None,
         return_tensors: str | TensorType | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchFeature:
         if kwargs["do_rescale"] and any(video.is_floating_point() and video.max() <= 1 for video in videos):
             logger.warning_once(
@@ -225,7 +256,9 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         names = TubeViTImageProcessor.valid_kwargs.__annotations__
         return TubeViTImageProcessor(**{name: value for name, value in self.to_dict().items() if name in names})
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
         """Saves this processor and, with the same settings, the image processor: one folder then serves the video and
         the image pipelines. To have images processed otherwise, save an image processor of your own afterwards."""
         save_directory = os.fspath(save_directory)  # transformers itself takes no Path when it pushes
@@ -233,17 +266,17 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
-def is_source(video: object) -> bool:
+def is_source(video: object) -> TypeGuard[VideoSource]:
     """Whether it is a file to decode: a path, a URL, bytes or a file object."""
     return isinstance(video, (str, os.PathLike, bytes)) or hasattr(video, "read")
 
 
-def is_list_of_pictures(video: object) -> bool:
+def is_list_of_pictures(video: object) -> TypeGuard[Pictures]:
     is_list = isinstance(video, (list, tuple)) and len(video) > 0
     return is_list and all(isinstance(frame, (str, os.PathLike)) for frame in video)
 
 
-def read_picture(path: str | os.PathLike) -> np.ndarray:
+def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     """`(height, width, 3)`, uint8."""
     try:
         return np.asarray(load_image(os.fspath(path)))

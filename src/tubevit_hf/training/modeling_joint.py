@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """TubeViT for joint training on several datasets of images and videos (Section 3.5): one encoder, a head a dataset."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import auto_docstring
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 
 from ..model.configuration_tubevit import TubeViTConfig
@@ -32,6 +35,17 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
         )
         self.post_init()
 
+    if TYPE_CHECKING:
+        # see `TubeViTModel`
+        def __call__(
+            self,
+            pixel_values: torch.Tensor | None = None,
+            dataset: str | None = None,
+            frame_mask: torch.Tensor | None = None,
+            labels: torch.Tensor | None = None,
+            **kwargs: Unpack[TransformersKwargs],
+        ) -> ImageClassifierOutput: ...
+
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -40,7 +54,7 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
         dataset: str | None = None,
         frame_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         r"""
         pixel_values (`torch.Tensor`):
@@ -53,7 +67,7 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
         labels (`torch.Tensor`, *optional*):
             As in [`TubeViTForVideoClassification`], by the dataset's own classes and problem type.
         """
-        self.check_dataset(dataset)
+        dataset = self.check_dataset(dataset)
         outputs = self.tubevit(pixel_values, frame_mask=frame_mask, **kwargs)
         logits = self.classifiers[dataset](outputs.pooler_output)
         loss = None
@@ -63,17 +77,20 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
-    def check_dataset(self, dataset: str | None) -> None:
-        """Raises a `ValueError` for a dataset without a head."""
-        if dataset not in self.classifiers:
+    def check_dataset(self, dataset: str | None) -> str:
+        """The name itself; raises a `ValueError` for a dataset without a head."""
+        if dataset is None or dataset not in self.classifiers:
             raise ValueError(
                 f"`dataset` must be one of {', '.join(self.classifiers)} (`config.heads`), got {dataset!r}."
             )
+        return dataset
 
     def head_config(self, dataset: str) -> TubeViTConfig:
         """Configuration of a model with the head of one dataset."""
-        head = self.config.heads[dataset]
-        config = type(self.config)(**{**self.config.to_dict(), "heads": None})
+        head = (self.config.heads or {})[dataset]
+        settings = self.config.to_dict()
+        settings["heads"] = None
+        config = type(self.config)(**settings)
         config.id2label = dict(enumerate(head["labels"]))
         config.label2id = {label: index for index, label in enumerate(head["labels"])}
         config.problem_type = head["problem_type"]

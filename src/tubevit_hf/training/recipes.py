@@ -56,7 +56,7 @@ class Recipe:
     rand_augment_layers: int = 2
     rand_augment_magnitude: int = 10
 
-    def make_config(self, **kwargs) -> TubeViTConfig:
+    def make_config(self, **kwargs: Any) -> TubeViTConfig:
         """Configuration of a model that is trained from scratch; `kwargs` override."""
         settings = {"num_frames": self.num_frames, "hidden_dropout_prob": self.dropout, **self.model, **kwargs}
         return TubeViTConfig.from_preset(self.preset, **settings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Trainer for video classification."""
+"""The Trainer for clips: batches, MixUp, smoothing, views and metrics of videos, and runs that can be killed."""
 
 import json
 import time
@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from transformers import (
     EvalPrediction,
     PreTrainedConfig,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -23,10 +24,11 @@ from transformers import (
 )
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import ModelOutput
 
 from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, collate_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
-from ..model.loss_tubevit import classification_loss
+from ..model.loss_tubevit import classification_loss, count_labels
 
 
 class TrainingDiverged(RuntimeError):
@@ -49,7 +51,14 @@ class VideoTrainer(Trainer):
         kwargs: of the Trainer; datasets are [`ClipDataset`]s or joint ones, evaluation's of [`EvaluationViews`].
     """
 
-    def __init__(self, *args, mixup: float = 0.0, weights: Mapping[str, float] | None = None, **kwargs):
+    # of what the Trainer takes, what this one does
+    model: PreTrainedModel  # pyrefly: ignore[bad-override-mutable-attribute]
+    train_dataset: ClipDataset | JointDataset | None  # pyrefly: ignore[bad-override-mutable-attribute]
+    batches: ShuffledBatches | JointBatches
+
+    def __init__(
+        self, *args: Any, mixup: float = 0.0, weights: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, data_collator=collate_clips, compute_metrics=self.compute_metrics, **kwargs)
         self.mixup, self.weights = mixup, weights
         # sharding gives the model another one
@@ -57,7 +66,8 @@ class VideoTrainer(Trainer):
         # the model's own loss knows neither smoothing nor, in some architectures, soft labels
         self.compute_loss_func = self.compute_video_loss
         self.label_smoother = None
-        self.heads, self.head = {}, None
+        self.heads: dict[str | None, PreTrainedConfig] = {}
+        self.head = self.model.config
         dataset = self.eval_dataset if self.train_dataset is None else self.train_dataset
         if self.model.config.problem_type is None and isinstance(dataset, ClipDataset):
             # a model would infer it from the first labels, which MixUp and smoothing change
@@ -67,7 +77,7 @@ class VideoTrainer(Trainer):
         self._step_began = 0.0
         self._seconds = self._waited = self._clips = 0.0
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the Trainer's, which trains a run of `max_steps` that is at its end one step further."""
         if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
@@ -75,10 +85,12 @@ class VideoTrainer(Trainer):
                 self.state = state
                 self._load_from_checkpoint(resume_from_checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
-        return super().train(resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         args, dataset = self.args, self.train_dataset
+        if dataset is None:
+            raise ValueError("`train_dataset` is missing: give the Trainer one to train.")
         shared = {
             "batch_size": self._train_batch_size,
             "seed": args.seed if args.data_seed is None else args.data_seed,
@@ -105,21 +117,24 @@ class VideoTrainer(Trainer):
         """Configuration of the classifier that a batch goes through: its classes, and how many of them are right."""
         name = inputs.get("dataset")
         if name not in self.heads:
+            # pyrefly: ignore[not-callable]  only the clips of a joint model have a name; LoRA may wrap it
             self.heads[name] = self.model.config if name is None else self.model.head_config(name)
         self.head = self.heads[name]
         return self.head
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         self._step_began = time.perf_counter()
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._waited += time.perf_counter() - self._step_began
         self._clips += sum(len(batch["labels"]) for batch in batches) * self.args.world_size
         return batches, num_items_in_batch
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         head = self.choose_head(inputs)
         if self.mixup:
-            mix = v2.MixUp(alpha=self.mixup, num_classes=head.num_labels)
+            mix = v2.MixUp(alpha=self.mixup, num_classes=count_labels(head))
             clips, labels = mix(tv_tensors.Video(inputs["pixel_values"]), inputs["labels"])
             inputs = {**inputs, "pixel_values": clips.as_subclass(torch.Tensor), "labels": labels}
         # some models call it otherwise
@@ -133,10 +148,18 @@ class VideoTrainer(Trainer):
             )
         return loss
 
-    def compute_video_loss(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
-        return video_loss(outputs.logits, labels, self.head, self.args.label_smoothing_factor, num_items_in_batch)
+    def compute_video_loss(
+        self, outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        return video_loss(outputs["logits"], labels, self.head, self.args.label_smoothing_factor, num_items_in_batch)
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         inputs = self._prepare_inputs(inputs)
         head = self.choose_head(inputs)
         several = head.problem_type == "multi_label_classification"
@@ -148,14 +171,15 @@ class VideoTrainer(Trainer):
         loss = classification_loss(labels, logits, head)
         return loss, None if prediction_loss_only else scores, labels
 
+    # pyrefly: ignore[bad-override-mutable-attribute]  `__init__` hands it over; the Trainer keeps it by the same name
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         if self.head.problem_type == "multi_label_classification":
             metrics = [MeanAveragePrecision()]
         else:
             metrics = [TopKAccuracy(1), TopKAccuracy(5), MeanClassAccuracy()]
-        values = {}
+        values: dict[str, float] = {}
         for metric in metrics:
-            values |= metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+            values |= metric.compute(predictions=prediction.predictions, references=prediction.label_ids) or {}
         return values
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -172,10 +196,13 @@ class VideoTrainer(Trainer):
             # checkpoints may be in shards; what is there at the end is whole, for `from_pretrained`
             weights = self.accelerator.get_state_dict(self.model)
             if self.args.should_save:
+                folder = output_dir or self.args.output_dir
+                assert folder is not None  # it has a default
                 whole = self.whole_class._from_config(self.model.config)
                 whole.load_state_dict(weights)
                 for part in (whole, self.processing_class):
-                    part.save_pretrained(output_dir or self.args.output_dir)
+                    if part is not None:
+                        part.save_pretrained(folder)
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -184,16 +211,19 @@ class VideoTrainer(Trainer):
         # what comes next, the Trainer's state, says that all else is there
         self.accelerator.wait_for_everyone()
 
-    def create_model_card(self, model_name: str | None = None, dataset: str | None = None, **kwargs) -> None:
+    # pyrefly: ignore[bad-override]  transformers passes all by name
+    def create_model_card(self, model_name: str | None = None, dataset: str | None = None, **kwargs: Any) -> None:
         """The model's own card, where it writes one."""
         if not hasattr(self.model, "create_model_card"):
             super().create_model_card(model_name=model_name, dataset=dataset, **kwargs)
         elif self.is_world_process_zero():
+            assert self.args.output_dir is not None  # it has a default
             folder = Path(self.args.output_dir)
             found = [
                 entry["eval_top_1_accuracy"] for entry in self.state.log_history if "eval_top_1_accuracy" in entry
             ]
             metrics = {"accuracy": found[-1]} if found else None
+            # pyrefly: ignore[not-callable]  it is there
             card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
             card.save(folder / "README.md")
 
@@ -204,10 +234,15 @@ class EpochCallback(TrainerCallback):
     def __init__(self, trainer: VideoTrainer):
         self.trainer = trainer
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.trainer._seconds += time.perf_counter() - self.trainer._step_began
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.trainer.train_dataset is not None  # it has batches
         epoch = int(state.epoch or 0)
         self.trainer.train_dataset.set_epoch(epoch)
         self.trainer.batches.set_epoch(epoch)
@@ -228,11 +263,12 @@ def video_loss(
     if head.problem_type == "multi_label_classification":
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
     elif label_smoothing or labels.is_floating_point():
+        num_labels = count_labels(head)
         if not labels.is_floating_point():
-            labels = nn.functional.one_hot(labels, head.num_labels).to(logits.dtype)
-        labels = labels * (1 - label_smoothing) + label_smoothing / head.num_labels
+            labels = nn.functional.one_hot(labels, num_labels).to(logits.dtype)
+        labels = labels * (1 - label_smoothing) + label_smoothing / num_labels
         if num_items_in_batch is not None:
-            num_items_in_batch = num_items_in_batch * head.num_labels
+            num_items_in_batch = num_items_in_batch * num_labels
     return classification_loss(labels, logits, head, num_items_in_batch)
 
 

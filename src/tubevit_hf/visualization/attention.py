@@ -7,11 +7,12 @@ from math import prod
 
 import torch
 from matplotlib.figure import Figure
-from transformers import PreTrainedModel
+
+from ..model.modeling_tubevit import TubeViTAttentionPooler, TubeViTPreTrainedModel
 
 
 @torch.no_grad()
-def pooling_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+def pooling_attention(model: TubeViTPreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
     """Attention of the pooling's query, brought back to the pixels.
 
     A token's weight, averaged over the heads, is shared out evenly over the region that the token sees. CLS and
@@ -30,7 +31,9 @@ def pooling_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> tor
     base_model = model.base_model
     if base_model.pooler is None:
         raise ValueError(f"There is no attention to show: `pooling_type` is {model.config.pooling_type!r}.")
-    weights = pooler_weights(base_model.pooler, base_model(pixel_values).last_hidden_state)
+    hidden_states = base_model(pixel_values).last_hidden_state
+    assert hidden_states is not None
+    weights = pooler_weights(base_model.pooler, hidden_states)
     weights = weights[:, base_model.embeddings.num_prefix_tokens :]
 
     batch_size, num_frames, _, height, width = pixel_values.shape
@@ -45,7 +48,7 @@ def pooling_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> tor
     return attention
 
 
-def pooler_weights(pooler: torch.nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+def pooler_weights(pooler: TubeViTAttentionPooler, hidden_states: torch.Tensor) -> torch.Tensor:
     """Weights of the pooling's query, averaged over the heads: `(batch, tokens, hidden_size) -> (batch, tokens)`."""
     query = pooler.q_proj(pooler.query).unflatten(-1, (-1, pooler.head_dim))  # (1, 1, heads, head_dim)
     keys = pooler.k_proj(hidden_states).unflatten(-1, (-1, pooler.head_dim))  # (batch, tokens, heads, head_dim)

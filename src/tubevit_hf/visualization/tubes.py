@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from math import prod
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -71,6 +72,6 @@ def kernel_corners(tube: Tube, right: int, down: int) -> Sequence[tuple[int, int
     ]
 
 
-def _add_region(axis, corner: tuple[int, int], size: tuple[int, int], filled: bool) -> None:
+def _add_region(axis: Axes, corner: tuple[int, int], size: tuple[int, int], filled: bool) -> None:
     face = (0.1, 0.45, 0.85, 0.35) if filled else "none"
     axis.add_patch(Rectangle(corner, *size, facecolor=face, edgecolor=(0.1, 0.45, 0.85, 0.8), linewidth=0.7))
