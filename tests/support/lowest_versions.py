@@ -10,6 +10,7 @@ against pyproject.toml, so that no bound changes without a run.
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,23 +47,24 @@ def main() -> None:
     def run(*command: object, **kwargs) -> subprocess.CompletedProcess:
         return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, text=True, **kwargs)
 
-    run("uv", "venv", "--clear", "--seed", "--python", python, ENVIRONMENT, check=True)
+    uv = (sys.executable, "-m", "uv")
+    run(*uv, "venv", "--clear", "--seed", "--python", python, ENVIRONMENT, check=True)
     its_python = ENVIRONMENT / "bin" / "python"
-    install = ("uv", "pip", "install", "--python", its_python, "--resolution", "lowest-direct")
+    install = (*uv, "pip", "install", "--python", its_python, "--resolution", "lowest-direct")
     run(*install, "--editable", ".[test]", check=True)
     run(its_python, "tests/support/fetch_transformers_tests.py", check=True)
     # types are checked with today's libraries, and the record is what this run makes
     left_out = ("--ignore", "tests/test_typing.py", "--ignore", "tests/test_lowest_versions.py")
+    log = ENVIRONMENT / "tests.log"
     command = (its_python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q", *left_out)
-    tests = run(*command, stdout=subprocess.PIPE)
-    print(tests.stdout)
-    versions = run("uv", "pip", "freeze", "--python", its_python, stdout=subprocess.PIPE, check=True).stdout
+    tests = run("bash", "-o", "pipefail", "-c", f'{shlex.join(map(str, command))} | tee "{log}"')
+    versions = run(*uv, "pip", "freeze", "--python", its_python, stdout=subprocess.PIPE, check=True).stdout
     installed = {
         match[1].lower().replace("-", "_"): match[2] for match in re.finditer(r"^([\w.-]+)==(\S+)$", versions, re.M)
     }
     lines = [f"{name}=={installed[name]}" for name in sorted(bounds())]
     its_version = run(its_python, "--version", stdout=subprocess.PIPE, check=True).stdout.strip()
-    ending = tests.stdout.strip().splitlines()[-1].strip("= ")
+    ending = log.read_text(encoding="utf-8").strip().splitlines()[-1].strip("= ")
     RECORD.write_text("\n".join([f"# {date.today()}, {its_version}: {ending}", *lines]) + "\n", encoding="utf-8")
     print(f"written to {RECORD}")
     sys.exit(tests.returncode)
