@@ -82,8 +82,10 @@ def render_clip(
     foreground, background = rng.uniform(160, 255, size=3), rng.uniform(0, 80, size=3)
 
     frames = []
+    turned = ndimage.rotate(canvas, angle, reshape=False, order=1)
     for index in range(NUM_FRAMES):
-        turned = ndimage.rotate(canvas, angle + index * spin, reshape=False, order=1)
+        if spin:
+            turned = ndimage.rotate(canvas, angle + index * spin, reshape=False, order=1)
         shift = np.round(position + index * velocity).astype(int)
         alpha = np.roll(turned, shift, axis=(0, 1)).clip(0, 1)[..., None]
         frames.append(alpha * foreground + (1 - alpha) * background)
@@ -96,6 +98,8 @@ def write_video(path: Path, frames: np.ndarray, frames_per_second: int = FRAMES_
         stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": "18", "preset": "veryfast"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        # for frames this small threads cost more than they give, and their number would show in the file
+        stream.codec_context.thread_count = 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
