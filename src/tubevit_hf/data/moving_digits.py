@@ -84,7 +84,7 @@ def render_clip(
     frames = []
     turned = ndimage.rotate(canvas, angle, reshape=False, order=1)
     for index in range(NUM_FRAMES):
-        if spin:
+        if spin and index:
             turned = ndimage.rotate(canvas, angle + index * spin, reshape=False, order=1)
         shift = np.round(position + index * velocity).astype(int)
         alpha = np.roll(turned, shift, axis=(0, 1)).clip(0, 1)[..., None]
