@@ -26,7 +26,7 @@ class NaiveOutput(NamedTuple):
 
 
 def naive_forward(state, config, pixel_values, frame_mask=None) -> NaiveOutput:
-    """All of the model, for `pixel_values` `(batch, frames, channels, height, width)`.
+    """All of the model without a `joint_layer`, for `pixel_values` `(batch, frames, channels, height, width)`.
 
     `state` is a `model.state_dict()`, of a classifier or of a bare model; `config` a `config.to_dict()`.
     """
@@ -296,3 +296,161 @@ def _encode_clip(state, config, clip, real):
         pooled,
         torch.tensor(valid),
     )
+
+
+class Token(NamedTuple):
+    """Of a model with a `joint_layer`."""
+
+    moment: int | None  # None: of a tube over several frames
+    place: tuple | None  # (row, column) of its patch; None for CLS and registers
+    tube: int | None
+    real: bool
+    time: float | None  # of its moment, in frames
+
+
+def naive_joint_forward(state, config, pixel_values, frame_mask=None):
+    """A model with a `joint_layer`: what its pooling gives, `(batch, features)`, and the valid tokens at the end,
+    `(tokens, hidden_size)` a clip."""
+    state = {name.removeprefix("tubevit."): tensor for name, tensor in state.items()}
+    pooled, last = [], []
+    for index, clip in enumerate(pixel_values):
+        real = [True] * len(clip) if frame_mask is None else frame_mask[index].tolist()
+        of_clip = _encode_joint_clip(state, config, clip, real)
+        pooled.append(of_clip[0])
+        last.append(of_clip[1])
+    return torch.stack(pooled), last
+
+
+def _encode_joint_clip(state, config, clip, real):
+    eps, joint_layer = config["layer_norm_eps"], config["joint_layer"]
+    prefix = [state["embeddings.cls_token"][0, 0]] if config["use_cls_token"] else []
+    prefix += [state["embeddings.register_tokens"][0, i] for i in range(config["num_register_tokens"])]
+    moments, later = {}, []
+    for number, tube in enumerate(config["tubes"]):
+        embedded, frames_seen = embed_tube(state, config, number, clip)
+        read = read_tube(tube, config["hidden_size"])
+        for (index, starts), vector, frames in zip(
+            tokens_of(read, (len(clip), *clip.shape[2:])), embedded, frames_seen
+        ):
+            is_real = all(real[frame] for frame in frames)
+            if len(frames) == 1:
+                time = center(read, 0, starts[0])
+                moments.setdefault(index[0], []).append((Token(index[0], index[1:], number, is_real, time), vector))
+            else:
+                later.append((Token(None, None, number, is_real, None), vector))
+    if config["use_pre_layernorm"]:
+        prefix = [layer_norm(vector, state, "embeddings.layernorm", eps) for vector in prefix]
+        later = [(token, layer_norm(vector, state, "embeddings.layernorm", eps)) for token, vector in later]
+        moments = {
+            moment: [(token, layer_norm(vector, state, "embeddings.layernorm", eps)) for token, vector in tokens]
+            for moment, tokens in moments.items()
+        }
+    # what is not real is left out altogether
+    later = [(token, vector) for token, vector in later if token.real]
+    moments = [tokens for _, tokens in sorted(moments.items()) if tokens[0][0].real]
+    moments = [
+        [(Token(tokens[0][0].moment, None, None, True, tokens[0][0].time), vector) for vector in prefix] + tokens
+        for tokens in moments
+    ]
+
+    read = {}
+    names = [[token for token, _ in tokens] for tokens in moments]
+    z0 = [[vector for _, vector in tokens] for tokens in moments]
+    states = z0
+    for layer in range(joint_layer):
+        read[layer] = [list(zip(*pair)) for pair in zip(names, states)]
+        states = [encode_layer(tokens, raw, state, config, layer) for tokens, raw in zip(states, z0)]
+    read[joint_layer] = [list(zip(*pair)) for pair in zip(names, states)]
+
+    joined = join(names, states, config, with_time=True) + later
+    z0 = [vector for _, vector in join(names, z0, config, with_time=False) + later]
+    names = [token for token, _ in joined]
+    vectors = [vector for _, vector in joined]
+    for layer in range(joint_layer, config["num_hidden_layers"]):
+        vectors = encode_layer(vectors, z0, state, config, layer)
+        of_moments = [
+            [pair for pair in zip(names, vectors) if pair[0].moment == m]
+            for m in dict.fromkeys(token.moment for token in names if token.moment is not None)
+        ]
+        read[layer + 1] = of_moments
+    last = [layer_norm(vector, state, "layernorm", eps) for vector in vectors]
+
+    kind = config["pooling_type"]
+    if kind == "attention":
+        pooled = attention([state["pooler.query"][0, 0]], last, state, "pooler", config["num_attention_heads"])[0]
+    elif kind == "grid":
+        parts = []
+        for number in config["pooling_layers"] or [config["num_hidden_layers"]]:
+            parts += grid_features(
+                [
+                    [(token, layer_norm(vector, state, "layernorm", eps)) for token, vector in tokens]
+                    for tokens in read[number]
+                ],
+                config["pooling_grid"],
+            )
+        pooled = torch.cat(parts)
+    else:
+        first = {}
+        for token, vector in zip(names, last):
+            if token.moment is not None and token.place is None:
+                first.setdefault(token.moment, vector)
+        from_tubes = [vector for token, vector in zip(names, last) if token.tube is not None]
+        chosen = list(first.values()) if kind == "cls" else from_tubes
+        pooled = sum(chosen) / len(chosen)
+    return pooled, torch.stack(last)
+
+
+def join(names, states, config, with_time):
+    """Patches averaged over regions, and the time of the moment; nothing of both for a single moment."""
+    if len(names) == 1:
+        return list(zip(names[0], states[0]))
+    height, width = config["joint_pooling"]
+    joined = []
+    for tokens, vectors in zip(names, states):
+        regions = {}
+        for token, vector in zip(tokens, vectors):
+            key = (
+                (token.tube, len(regions))
+                if token.place is None
+                else (token.tube, token.place[0] // height, token.place[1] // width)
+            )
+            regions.setdefault(key, []).append((token, vector))
+        for inside in regions.values():
+            token = inside[0][0]
+            vector = sum(vector for _, vector in inside) / len(inside)
+            if with_time:
+                dim = len(vector)
+                time = [0.0] * dim
+                for j in range(dim // 2):
+                    angle = token.time / 10_000 ** (j / (dim // 2))
+                    time[2 * j], time[2 * j + 1] = math.sin(angle), math.cos(angle)
+                vector = vector + torch.tensor(time, dtype=torch.float64)
+            joined.append((token, vector))
+    return joined
+
+
+def grid_features(moments, grid):
+    """Means over time of each region in space, then how each region in time differs from them."""
+    places = {token.place for tokens in moments for token, _ in tokens if token.place is not None}
+    places = sorted(places)
+    rows, columns = sorted({row for row, _ in places}), sorted({column for _, column in places})
+
+    def parts(items, number):
+        length = len(items)
+        return [items[i * length // number : -(-(i + 1) * length // number)] for i in range(number)]
+
+    means = []
+    for in_time in parts(moments, grid[0]):
+        of_step = []
+        for in_rows in parts(rows, grid[1]):
+            for in_columns in parts(columns, grid[2]):
+                inside = [
+                    vector
+                    for tokens in in_time
+                    for token, vector in tokens
+                    if token.place is not None and token.place[0] in in_rows and token.place[1] in in_columns
+                ]
+                of_step.append(sum(inside) / len(inside))
+        means.append(of_step)
+    over_time = [sum(step[i] for step in means) / len(means) for i in range(len(means[0]))]
+    return [*over_time, *(step[i] - over_time[i] for step in means for i in range(len(over_time)))]

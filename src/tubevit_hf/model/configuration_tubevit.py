@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from copy import deepcopy
 from difflib import get_close_matches
-from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from .tubes_tubevit import Size, Tube, as_size, resolve_tubes
+from .tubes_tubevit import Size, TokenLayout, Tube, as_size, resolve_tubes, token_layout
 
 
 logger = logging.get_logger(__name__)
@@ -112,12 +111,26 @@ class TubeViTConfig(PreTrainedConfig):
         use_pre_layernorm (`bool`, defaults to `False`):
             Whether a layer norm precedes the encoder, as in CLIP.
         pooling_type (`str`, defaults to `"attention"`):
-            `"attention"`: one learned query attends to all valid tokens; `"cls"`: the CLS token; `"mean"`: the mean of
-            the tubes' valid tokens.
+            `"attention"`: one learned query attends to all valid tokens; `"cls"`: the CLS token, with a `joint_layer`
+            the mean of the moments'; `"mean"`: the mean of the tubes' valid tokens; `"grid"`: the means of
+            `pooling_grid` regions one after another, each as its mean over time and the differences from that. The
+            last is for few videos: it needs a `joint_layer`, and has no weights.
+        pooling_grid (`list[int]`, defaults to `[8, 2, 4]`):
+            Regions `[t, h, w]` of `"grid"`.
+        pooling_layers (`list[int]`, *optional*):
+            Which tokens `"grid"` reads: `[6, 9]` those behind six and behind nine layers, each brought through the
+            final norm. Defaults to all layers; must end with them.
         gate_layer (`int`, *optional*):
             0-based layer that adds the embeddings back through a learned gate, `tanh(gate) * z0` (Eq. 8).
         freeze_before (`int`, *optional*):
             Embeddings and the layers before this one are frozen, see [`TubeViTModel.freeze_before`].
+        joint_layer (`int`, defaults to 0):
+            0-based layer from which on all tokens attend to each other. Before it each moment of a clip, a frame that
+            is read by tubes of one frame, is encoded by itself, with CLS and registers of its own, as if it were an
+            image; tubes over several frames come in at this layer. `num_hidden_layers`: only the pooling sees all.
+        joint_pooling (`list[int]`, defaults to `[1, 1]`):
+            With a `joint_layer`: the patches of a moment are averaged there over regions of `[h, w]` patches. A clip
+            of a single moment, such as an image, keeps its patches.
         tubes (`list[dict]`, *optional*):
             The tubes, each `{"kernel_size", "stride", "offset" = 0, "space_to_depth" = 1, "out_channels" =
             hidden_size / prod(space_to_depth)}`, sizes as `[t, h, w]` in frames and pixels, or one number for all
@@ -170,9 +183,13 @@ class TubeViTConfig(PreTrainedConfig):
     num_register_tokens: int = 0
     use_layer_scale: bool = False
     use_pre_layernorm: bool = False
-    pooling_type: Literal["attention", "cls", "mean"] = "attention"
+    pooling_type: Literal["attention", "cls", "mean", "grid"] = "attention"
+    pooling_grid: list[int] | tuple[int, ...] = (8, 2, 4)
+    pooling_layers: list[int] | None = None
     gate_layer: int | None = None
     freeze_before: int | None = None
+    joint_layer: int = 0
+    joint_pooling: list[int] | tuple[int, ...] = (1, 1)
     tubes: list[dict[str, Any]] | None = None
     tube_kernels: Literal["separate", "interpolated"] = "separate"
     base_kernel_size: list[int] | tuple[int, ...] = (8, 8, 8)
@@ -195,6 +212,8 @@ class TubeViTConfig(PreTrainedConfig):
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
         self.base_kernel_size = list(self.base_kernel_size)
+        self.joint_pooling = list(self.joint_pooling)
+        self.pooling_grid = list(self.pooling_grid)
         # as given, so that what follows from other fields follows those; only `resolved_tubes` fills in defaults
         self.tubes = deepcopy(TABLE_12_TUBES if self.tubes is None else self.tubes)
 
@@ -258,9 +277,35 @@ class TubeViTConfig(PreTrainedConfig):
         return [tube.grid(size) for tube in self.resolved_tubes]
 
     def num_tokens(self, num_frames: int | None = None, height: int | None = None, width: int | None = None) -> int:
-        """Length of the encoder's input for a clip of this size, CLS and register tokens included."""
-        from_tubes = sum(prod(grid) for grid in self.token_grids(num_frames, height, width))
-        return int(self.use_cls_token) + self.num_register_tokens + from_tubes
+        """Number of tokens of a clip of this size before any are pooled, CLS and register tokens included."""
+        return self.token_layout(num_frames, height, width).num_tokens
+
+    def token_layout(
+        self, num_frames: int | None = None, height: int | None = None, width: int | None = None
+    ) -> TokenLayout:
+        """Order of the tokens of a clip of this size, in the embeddings; `.pool(config.joint_pooling)` gives that from
+        `joint_layer` on.
+
+        Args:
+            num_frames, height, width: as of `token_grids`.
+        """
+        size = as_size(
+            native if given is None else given for given, native in zip((num_frames, height, width), self.native_size)
+        )
+        return token_layout(self.resolved_tubes, size, self.num_prefix_tokens, by_moment=self.joint_layer > 0)
+
+    @property
+    def pooled_size(self) -> int:
+        """Length of the vector that the pooling gives."""
+        if self.pooling_type != "grid":
+            return self.hidden_size
+        steps, rows, columns = self.pooling_grid
+        return len(self.pooling_layers or [self.num_hidden_layers]) * (1 + steps) * rows * columns * self.hidden_size
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of CLS and register tokens; with a `joint_layer` each moment has as many."""
+        return int(self.use_cls_token) + self.num_register_tokens
 
     def refine_strides(self, factors: Sequence[int]) -> None:
         """Divides the tubes' strides, so that the same weights see a clip in more tokens (Table 7d).
@@ -330,6 +375,30 @@ class TubeViTConfig(PreTrainedConfig):
                 f"`freeze_before` must be from 0 to {self.num_hidden_layers} (`num_hidden_layers`), got "
                 f"{self.freeze_before}."
             )
+        if not 0 <= self.joint_layer <= self.num_hidden_layers:
+            raise ValueError(
+                f"`joint_layer` must be from 0 to {self.num_hidden_layers} (`num_hidden_layers`), got "
+                f"{self.joint_layer}."
+            )
+        if len(self.joint_pooling) != 2 or min(self.joint_pooling) < 1:
+            raise ValueError(f"`joint_pooling` must be [h, w], each at least 1, got {self.joint_pooling}.")
+        if self.joint_layer == 0 and self.joint_pooling != [1, 1]:
+            raise ValueError(f"`joint_pooling` {self.joint_pooling} needs a `joint_layer` above 0, where it happens.")
+        if len(self.pooling_grid) != 3 or min(self.pooling_grid) < 1:
+            raise ValueError(f"`pooling_grid` must be [t, h, w], each at least 1, got {self.pooling_grid}.")
+        layers = self.pooling_layers
+        if layers is not None and (
+            sorted(set(layers)) != layers or layers[-1:] != [self.num_hidden_layers] or layers[0] < 0
+        ):
+            raise ValueError(
+                f"`pooling_layers` must be ascending numbers of layers from 0 that end with all {self.num_hidden_layers} "
+                f"(`num_hidden_layers`), got {layers}."
+            )
+        if self.pooling_type == "grid" and self.joint_layer == 0:
+            raise ValueError(
+                "`pooling_type` 'grid' reads single frames: it needs a `joint_layer` above 0, such as "
+                f"{self.num_hidden_layers}, so that no layer mixes them."
+            )
         if self.pooling_type == "cls" and not self.use_cls_token:
             raise ValueError(
                 "`pooling_type` 'cls' needs `use_cls_token=True`; without one choose 'attention' or 'mean'."
@@ -353,6 +422,16 @@ class TubeViTConfig(PreTrainedConfig):
                     f"fit {'x'.join(map(str, native_size))} (`num_frames` and `image_size`), but "
                     f"`position_embedding_type` {self.position_embedding_type!r} needs its native grid."
                 )
+        if self.joint_layer > 0:
+            moments = {(tube.offset[0], tube.stride[0]) for tube in tubes if tube.sees_one_frame}
+            if len(moments) != 1:
+                raise ValueError(
+                    f"`joint_layer` {self.joint_layer} needs a tube that sees one frame, such as {{'kernel_size': "
+                    "[1, 16, 16], 'stride': [4, 16, 16]}, and of several the same offset and stride in time; got "
+                    f"(offset, stride) {sorted(moments) or 'of none'}."
+                )
+        if self.pooling_type == "grid" and sum(tube.sees_one_frame for tube in tubes) != 1:
+            raise ValueError("`pooling_type` 'grid' reads one tube: of `tubes`, one must see a single frame, no more.")
         if self.position_embedding_type == "pretrained" and all(tube.kernel_size[0] > 1 for tube in tubes):
             raise ValueError(
                 "`position_embedding_type` 'pretrained' needs a tube of kernel time 1, such as "

@@ -20,8 +20,9 @@ The words of every shape in this file:
 
 import os
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import CommitInfo, ModelCard
@@ -42,7 +43,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_tubevit import TubeViTConfig
 from .loss_tubevit import classification_loss
 from .model_card_tubevit import create_model_card, is_generated_card, read_tags
-from .tubes_tubevit import Size, Tube, sincos_positions, smallest_tube
+from .tubes_tubevit import Size, TokenLayout, Tube, sincos_positions, sincos_times, smallest_tube, token_layout
 
 
 class TubeViTTubeEmbedding(nn.Module):
@@ -138,24 +139,39 @@ class TubeViTEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        grids = self.token_grids(pixel_values)
+        layout = self.layout(pixel_values)
         # weights may be in bfloat16 while a processor gives float32
         dtype = self.tubes[0].bias.dtype
         pixel_values = pixel_values.to(dtype)
         batch_size = pixel_values.shape[0]
 
-        tokens = []
+        # (batch, num_moments, tokens, hidden_size) each
+        moments = []
         if self.config.use_cls_token:
-            tokens.append(self.cls_token.expand(batch_size, -1, -1))
+            moments.append(self.cls_token[:, None].expand(batch_size, layout.num_moments, -1, -1))
         if self.config.num_register_tokens:
-            tokens.append(self.register_tokens.expand(batch_size, -1, -1))
-        for index, (tube, grid) in enumerate(zip(self.tubes, grids)):
+            moments.append(self.register_tokens[:, None].expand(batch_size, layout.num_moments, -1, -1))
+        later = []
+        for index, (tube, grid) in enumerate(zip(self.tubes, self.token_grids(pixel_values))):
             if all(grid):
                 # under autocast the product is in bfloat16, but positions and residual stream are not rounded
                 embedding = tube(pixel_values, grid, self.base_kernel).to(dtype)
                 positions = self.positions(index, grid, dtype, embedding.device)
-                tokens.append(embedding if positions is None else embedding + positions)
-        return self.dropout(self.layernorm(torch.cat(tokens, dim=1)))
+                embedding = embedding if positions is None else embedding + positions
+                if self.config.joint_layer > 0 and not tube.tube.sees_one_frame:
+                    later.append(embedding)
+                else:
+                    moments.append(embedding.unflatten(1, (layout.num_moments, -1)))
+        tokens = torch.cat([torch.cat(moments, dim=2).flatten(1, 2), *later], dim=1)
+        return self.dropout(self.layernorm(tokens))
+
+    def layout(self, pixel_values: torch.Tensor) -> TokenLayout:
+        """Order of this clip's tokens; raises as `token_grids`."""
+        self.token_grids(pixel_values)
+        num_frames, height, width = (pixel_values.shape[axis] for axis in (1, 3, 4))
+        tubes = [embedding.tube for embedding in self.tubes]
+        size = (num_frames, height, width)
+        return token_layout(tubes, size, self.config.num_prefix_tokens, by_moment=self.config.joint_layer > 0)
 
     def token_grids(self, pixel_values: torch.Tensor) -> list[Size]:
         """Grid of each tube in this clip.
@@ -178,13 +194,23 @@ class TubeViTEmbeddings(nn.Module):
                 f"{'x'.join(map(str, tube.extent))} (frames x height x width) from offset {list(tube.offset)}: give a "
                 "longer or larger clip, or a config whose `tubes` fit."
             )
+        if self.config.joint_layer > 0 and not any(
+            embedding.tube.sees_one_frame and all(grid) for embedding, grid in zip(self.tubes, grids)
+        ):
+            raise ValueError(
+                f"None of the tubes that see one frame fits a clip of {num_frames} frame(s) of {height}x{width} pixels, "
+                f"but the layers before `joint_layer` {self.config.joint_layer} read those only: give a longer or "
+                "larger clip."
+            )
         return grids
 
     def token_mask(self, pixel_values: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-        """Which tokens see real frames only: `(batch, num_frames) -> (batch, tokens)`, bool.
+        """Which tokens see real frames only, in the order of the joint layers: `(batch, num_frames) -> (batch,
+        tokens)`, bool. With a `joint_layer` CLS and registers are of a moment, and count where its frame is real.
 
         Raises:
-            ValueError: `frame_mask` has a wrong shape or type or, in eager mode, leaves a clip without a valid token.
+            ValueError: `frame_mask` has a wrong shape or type or, in eager mode, leaves a clip without a valid token
+                or, where that makes a difference, with a single moment beside others with more.
         """
         if frame_mask.shape != pixel_values.shape[:2]:
             raise ValueError(
@@ -194,24 +220,51 @@ class TubeViTEmbeddings(nn.Module):
         if frame_mask.is_floating_point():
             raise ValueError(f"`frame_mask` must be bool, True where a frame is real, got {frame_mask.dtype}.")
         frame_mask = frame_mask.to(device=pixel_values.device, dtype=torch.bool)
-        masks = [
-            embedding.tube.valid_tokens(frame_mask, grid)
-            for embedding, grid in zip(self.tubes, self.token_grids(pixel_values))
-            if all(grid)
-        ]
-        from_tubes = torch.cat(masks, dim=1)
-        if not is_tracing(from_tubes) and not from_tubes.any(dim=1).all():
-            empty = (~from_tubes.any(dim=1)).nonzero().flatten().tolist()
+        layout = self.layout(pixel_values).pool(self.config.joint_pooling)
+        of_moments, later = [], []
+        for embedding, grid in zip(self.tubes, self.token_grids(pixel_values)):
+            if not all(grid):
+                continue
+            mask = embedding.tube.valid_tokens(frame_mask, grid)
+            if self.config.joint_layer > 0 and embedding.tube.sees_one_frame:
+                # all tokens of a moment alike
+                of_moments = [mask.unflatten(1, (layout.num_moments, -1))[..., :1]]
+            elif self.config.joint_layer > 0:
+                later.append(mask)
+            else:
+                of_moments.append(mask[:, None])
+        from_moments = torch.cat(of_moments, dim=2)  # (batch, num_moments, 1 or all tokens but the prefix)
+        if self.config.joint_layer > 0:
+            from_moments = from_moments.expand(-1, -1, layout.tokens_per_moment)
+        else:
+            from_moments = nn.functional.pad(from_moments, (layout.num_prefix_tokens, 0), value=True)
+        token_mask = torch.cat([from_moments.flatten(1, 2), *later], dim=1)
+        if not is_tracing(token_mask):
+            self.check_token_mask(token_mask, frame_mask, layout)
+        return token_mask
+
+    def check_token_mask(self, token_mask: torch.Tensor, frame_mask: torch.Tensor, layout: TokenLayout) -> None:
+        counts = token_mask[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, -1))
+        if self.config.joint_layer == 0:
+            counts = token_mask[:, None, layout.num_prefix_tokens :]
+        empty = (~counts.flatten(1).any(dim=1)).nonzero().flatten().tolist()
+        if empty:
             raise ValueError(
                 f"`frame_mask` leaves clip(s) {empty} without a valid token: "
                 f"{frame_mask[empty].sum(dim=1).tolist()} real frame(s) hold no tube. Give longer clips, or drop them."
             )
-        return nn.functional.pad(from_tubes, (self.num_prefix_tokens, 0), value=True)
+        # a single moment is an image to the model, and many are not
+        single = ((counts.any(dim=2).sum(dim=1) == 1) & (layout.num_moments > 1)).nonzero().flatten().tolist()
+        if single:
+            raise ValueError(
+                f"`frame_mask` leaves clip(s) {single} a single moment, which is encoded as an image: give them by "
+                "themselves, without padding."
+            )
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Number of CLS and register tokens."""
-        return int(self.config.use_cls_token) + self.config.num_register_tokens
+        """Number of CLS and register tokens; with a `joint_layer` each moment has as many."""
+        return self.config.num_prefix_tokens
 
     def positions(self, index: int, grid: Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
         """Position embeddings of tube `index`: `(1, t * h * w, hidden_size)`, in `dtype`; `None` for `"none"`."""
@@ -335,15 +388,19 @@ class TubeViTMultiHeadAttention(nn.Module):
 
 
 class TubeViTAttention(TubeViTMultiHeadAttention):
-    """Self-attention over all tokens."""
+    """Self-attention over all tokens or, with several moments, over those of each moment; the weights then are
+    `(batch * num_moments, heads, queries, tokens)`."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        num_moments: int = 1,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
+        moments = hidden_states.unflatten(1, (num_moments, -1)).flatten(0, 1)
+        attn_output, attn_weights = self.attend(moments, moments, attention_mask, **kwargs)
+        return attn_output.unflatten(0, (-1, num_moments)).flatten(1, 2), attn_weights
 
 
 class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
@@ -367,6 +424,47 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
             encoder_hidden_states=hidden_states,
         )
         return self.attend(query, hidden_states, attention_mask, **kwargs)[0].squeeze(1)
+
+
+class TubeViTGridPooler(nn.Module):
+    """What is where and when: tokens averaged over `pooling_grid` regions of time, height and width. Of each region in
+    space its mean over time, and how much each region in time differs from that: `(batch, tokens, hidden_size) ->
+    (batch, (1 + t) * h * w * hidden_size)` for each layer that is read.
+
+    A scene that stands still is in the means alone, so that what moves can be told by itself. There are no weights.
+    """
+
+    def __init__(self, config: TubeViTConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(self, states: torch.Tensor, layout: TokenLayout, valid: torch.Tensor | None) -> torch.Tensor:
+        steps, rows, columns = self.config.pooling_grid
+        num_moments, (_, height, width) = layout.num_moments, layout.moment_grids[0]
+        moments = states[:, : layout.num_moment_tokens].unflatten(1, (num_moments, -1))
+        patches = moments[:, :, layout.num_prefix_tokens :].unflatten(2, (height, width))
+        if valid is None:
+            valid = torch.ones(states.shape[0], num_moments, dtype=torch.bool, device=states.device)
+        # valid moments come first
+        in_time = region_weights(valid.sum(dim=1), num_moments, steps, states.dtype)
+        in_space = [
+            region_weights(torch.full((1,), length, device=states.device), length, parts, states.dtype)[0]
+            for length, parts in ((height, rows), (width, columns))
+        ]
+        regions = torch.einsum("btm,hy,wx,bmyxd->bthwd", in_time, *in_space, patches)
+        mean = regions.mean(dim=1, keepdim=True)
+        return torch.cat([mean, regions - mean], dim=1).flatten(1)
+
+
+def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dtype: torch.dtype) -> torch.Tensor:
+    """Averages of evenly spaced regions of the first `lengths` of `max_length` items, as adaptive average pooling
+    takes them: `(batch,) -> (batch, num_regions, max_length)`."""
+    index = torch.arange(num_regions, device=lengths.device)
+    starts = index * lengths[:, None] // num_regions
+    ends = -(-(index + 1) * lengths[:, None] // num_regions)
+    items = torch.arange(max_length, device=lengths.device)
+    inside = (items >= starts[..., None]) & (items < ends[..., None])
+    return inside.to(dtype) / (ends - starts)[..., None]
 
 
 class TubeViTMLP(nn.Module):
@@ -415,10 +513,11 @@ class TubeViTLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         embedding_output: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        num_moments: int = 1,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         residual = hidden_states
-        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, num_moments, **kwargs)
         hidden_states = self.dropout(self.layer_scale1(hidden_states)) + residual
 
         residual = hidden_states
@@ -510,7 +609,8 @@ class TubeViTPreTrainedModel(PreTrainedModel):
 
     def freeze_before(self, layer: int | None) -> None:
         """Freezes the embeddings and the encoder layers before `layer` (Section 3.6) and notes it in the config, so
-        that it holds after saving and loading. Pooling and head are not touched.
+        that it holds after saving and loading. Pooling and head are not touched; where the pooling is `"grid"`, the
+        final norm is frozen with the last layer.
 
         Args:
             layer (`int`, *optional*):
@@ -526,6 +626,9 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             return
         base_model = self.base_model
         base_model.embeddings.requires_grad_(layer is None)
+        if self.config.pooling_type == "grid":
+            # comes before the pooling, which has no weights: with all layers frozen, so is what is pooled
+            base_model.layernorm.requires_grad_(layer is None or layer < num_layers)
         for index, encoder_layer in enumerate(base_model.layers):
             encoder_layer.requires_grad_(layer is None or index >= layer)
         self.config.freeze_before = layer
@@ -567,7 +670,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self.embeddings = TubeViTEmbeddings(config)
         self.layers = nn.ModuleList([TubeViTLayer(config, index) for index in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.pooler = TubeViTAttentionPooler(config) if config.pooling_type == "attention" else None
+        poolers = {"attention": TubeViTAttentionPooler, "grid": TubeViTGridPooler}
+        self.pooler = poolers[config.pooling_type](config) if config.pooling_type in poolers else None
         self.post_init()
 
     if TYPE_CHECKING:
@@ -576,6 +680,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
             self,
             pixel_values: torch.Tensor | None = None,
             frame_mask: torch.Tensor | None = None,
+            frozen_output: torch.Tensor | None = None,
             **kwargs: Unpack[TransformersKwargs],
         ) -> BaseModelOutputWithPooling: ...
 
@@ -586,6 +691,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self,
         pixel_values: torch.Tensor | None = None,
         frame_mask: torch.Tensor | None = None,
+        frozen_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -595,6 +701,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         frame_mask (`torch.BoolTensor` of shape `(batch, num_frames)`, *optional*):
             True where a frame is real, False where it pads a shorter clip. A token counts if every frame that it sees
             is real, so that a padded clip gives the output of the unpadded one.
+        frozen_output (`torch.Tensor`, *optional*):
+            What [`TubeViTModel.encode_frozen`] gave of clips, instead of these.
 
         Example:
 
@@ -609,41 +717,224 @@ class TubeViTModel(TubeViTPreTrainedModel):
         >>> model(video[:, 0]).last_hidden_state.shape
         torch.Size([1, 196, 192])
         ```"""
+        if frozen_output is not None:
+            return self.forward_frozen(frozen_output, **kwargs)
         pixel_values = as_video(pixel_values)
-        embedding_output = self.embeddings(pixel_values)
         token_mask = None if frame_mask is None else self.embeddings.token_mask(pixel_values, frame_mask)
-        attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=embedding_output, attention_mask=token_mask
-        )
-        hidden_states = embedding_output
-        for index, layer in enumerate(self.layers):
+        embedding_output = self.embeddings(pixel_values)
+        layout = self.embeddings.layout(pixel_values)
+        states = self.run_layers(embedding_output, embedding_output, layout, token_mask, **kwargs)
+        return self.finish(states, layout, token_mask, **kwargs)
+
+    def run_layers(
+        self,
+        hidden_states: torch.Tensor,
+        embedding_output: torch.Tensor,
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        start: int = 0,
+        stop: int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> "EncoderStates":
+        """Runs the layers from `start` to before `stop`; what enters the layer `joint_layer` is joined before `stop`.
+
+        Args:
+            hidden_states: what enters layer `start`.
+            embedding_output: z0 in the same order, which the gate adds.
+            layout: of the clip in the embeddings.
+            token_mask: of the joint layers.
+        """
+        joint_layer = self.config.joint_layer
+        stop = len(self.layers) if stop is None else stop
+        read: dict[int, torch.Tensor] = {}
+        attention_mask = None
+        if start == 0 < joint_layer:
+            # what comes in later is not encoded before
+            later = embedding_output[:, layout.num_moment_tokens :]
+            hidden_states = embedding_output = embedding_output[:, : layout.num_moment_tokens]
+        for index in range(start, stop + 1):
+            read[index] = hidden_states
+            if index == joint_layer > start:
+                hidden_states = torch.cat([self.join(hidden_states, layout), later], dim=1)
+                hidden_states = hidden_states + self.time_positions(layout, hidden_states)
+                embedding_output = torch.cat([self.join(embedding_output, layout), later], dim=1)
+            if index == stop:
+                break
+            if index == max(start, joint_layer):
+                attention_mask = create_bidirectional_mask(
+                    config=self.config, inputs_embeds=hidden_states, attention_mask=token_mask
+                )
+            layer = self.layers[index]
             if index == self.config.freeze_before and layer.gradient_checkpointing and not hidden_states.requires_grad:
                 # re-entrant checkpointing trains a layer only if one of its inputs asks for a gradient
                 hidden_states = hidden_states.detach().requires_grad_()
-            hidden_states = layer(hidden_states, embedding_output, attention_mask, **kwargs)
-        last_hidden_state = self.layernorm(hidden_states)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=last_hidden_state,
-            pooler_output=self.pool(last_hidden_state, token_mask, **kwargs),
-        )
+            num_moments = layout.num_moments if index < joint_layer else 1
+            hidden_states = layer(hidden_states, embedding_output, attention_mask, num_moments, **kwargs)
+        return EncoderStates(hidden_states, embedding_output, read)
+
+    def join(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        """Averages the patches of each moment over `joint_pooling` regions: `(batch, tokens of moments, hidden_size)`.
+        At the edge of a grid that they do not divide, regions are smaller."""
+        if layout.num_moments == 1 or self.config.joint_pooling == [1, 1]:
+            return states
+        moments = states.unflatten(1, (layout.num_moments, -1))
+        lengths = [layout.num_prefix_tokens, *map(prod, layout.moment_grids)]
+        prefix, *patches = moments.split(lengths, dim=2)
+        joined = [prefix]
+        for of_tube, (_, rows, columns) in zip(patches, layout.moment_grids):
+            if not rows:
+                continue
+            # (batch, num_moments, h * w, hidden_size) -> (batch * num_moments, hidden_size, h, w)
+            pictures = of_tube.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
+            pooled = nn.functional.avg_pool2d(
+                pictures, self.config.joint_pooling, ceil_mode=True, count_include_pad=False
+            )
+            joined.append(pooled.flatten(2).transpose(1, 2).unflatten(0, (-1, layout.num_moments)))
+        return torch.cat(joined, dim=2).flatten(1, 2)
+
+    def time_positions(self, layout: TokenLayout, states: torch.Tensor) -> torch.Tensor:
+        """Sine-cosine of the time of each moment, in frames: `(1, tokens, hidden_size)`, zero for what has positions in
+        time already and for a single moment."""
+        positions = torch.zeros_like(states[:1])
+        if layout.num_moments > 1:
+            exact = torch.promote_types(states.dtype, torch.float32)
+            tube = next(tube for tube in self.config.resolved_tubes if tube.sees_one_frame)
+            times = tube.centers(0, layout.num_moments, exact, states.device)
+            of_moments = sincos_times(times, states.shape[-1]).to(states.dtype)
+            repeats = layout.pool(self.config.joint_pooling).tokens_per_moment
+            positions = nn.functional.pad(
+                of_moments.repeat_interleave(repeats, dim=0)[None],
+                (0, 0, 0, states.shape[1] - repeats * layout.num_moments),
+            )
+        return positions
+
+    def finish(
+        self,
+        states: "EncoderStates",
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Final norm and pooling."""
+        last_hidden_state = self.layernorm(states.hidden_states)
+        if isinstance(self.pooler, TubeViTGridPooler):
+            features = []
+            for number in self.config.pooling_layers or [len(self.layers)]:
+                joined = number > self.config.joint_layer
+                in_layer = layout.pool(self.config.joint_pooling) if joined else layout
+                valid = (
+                    None if token_mask is None else valid_moments(token_mask, layout.pool(self.config.joint_pooling))
+                )
+                features.append(self.pooler(self.layernorm(states.read[number]), in_layer, valid))
+            pooler_output = torch.cat(features, dim=1)
+        else:
+            pooler_output = self.pool(last_hidden_state, layout.pool(self.config.joint_pooling), token_mask, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
 
     def pool(
         self,
         last_hidden_state: torch.Tensor,
+        layout: TokenLayout,
         token_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """`(batch, tokens, hidden_size) -> (batch, hidden_size)`, as `pooling_type` says."""
-        if self.pooler is not None:
+        if isinstance(self.pooler, TubeViTAttentionPooler):
             return self.pooler(last_hidden_state, token_mask, **kwargs)
-        if self.config.pooling_type == "cls":
-            return last_hidden_state[:, 0]
-        num_prefix_tokens = self.embeddings.num_prefix_tokens
-        from_tubes = last_hidden_state[:, num_prefix_tokens:]
+
+        def choose(states: torch.Tensor) -> torch.Tensor:
+            """What is averaged, of `(batch, tokens, ...)`."""
+            moments = states[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, -1))
+            if self.config.pooling_type == "cls":
+                return moments[:, :, 0]
+            later = states[:, layout.num_moment_tokens :]
+            return torch.cat([moments[:, :, layout.num_prefix_tokens :].flatten(1, 2), later], dim=1)
+
+        chosen = choose(last_hidden_state)
         if token_mask is None:
-            return from_tubes.mean(dim=1)
-        weight = token_mask[:, num_prefix_tokens:, None].to(from_tubes.dtype)
-        return (from_tubes * weight).sum(dim=1) / weight.sum(dim=1)
+            return chosen.mean(dim=1)
+        weight = choose(token_mask)[..., None].to(chosen.dtype)
+        return (chosen * weight).sum(dim=1) / weight.sum(dim=1)
+
+    @torch.no_grad()
+    def encode_frozen(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the frozen part of the model gives of clips of the config's own size: it can be kept, and given to
+        `forward` as `frozen_output` as often as the rest trains.
+
+        Returns:
+            The pooled features, `(batch, features)`, if all that comes before the head is frozen; else what enters
+            layer `freeze_before` and, for a gate, z0 beside it: `(batch, 1 or 2, tokens, hidden_size)`.
+
+        Raises:
+            ValueError: nothing is frozen, the clips have another size, or layers that are not frozen come before
+                `joint_layer` or the last that the grid pooling reads.
+        """
+        before = self.check_frozen()
+        pixel_values = as_video(pixel_values)
+        size = (pixel_values.shape[1], *pixel_values.shape[3:])
+        if size != self.config.native_size:
+            raise ValueError(
+                f"`encode_frozen` takes clips of the config's size, {'x'.join(map(str, self.config.native_size))}, got "
+                f"{'x'.join(map(str, size))}."
+            )
+        embedding_output = self.embeddings(pixel_values)
+        layout = self.embeddings.layout(pixel_values)
+        states = self.run_layers(embedding_output, embedding_output, layout, None, stop=before)
+        if self.config.pooling_type == "grid":
+            pooler_output = self.finish(states, layout, None).pooler_output
+            assert pooler_output is not None
+            return pooler_output
+        parts = [states.hidden_states]
+        if self.config.gate_layer is not None and self.config.gate_layer >= before:
+            parts.append(states.embedding_output)
+        return torch.stack(parts, dim=1)
+
+    def check_frozen(self) -> int:
+        """`freeze_before`, if what it freezes can be kept apart; raises as `encode_frozen`."""
+        config = self.config
+        if config.freeze_before is None:
+            raise ValueError("nothing is frozen: call `freeze_before(layer)` first.")
+        if config.freeze_before < config.joint_layer:
+            raise ValueError(
+                f"`freeze_before` is {config.freeze_before}, below `joint_layer` {config.joint_layer}: single frames "
+                "are encoded up to there, and tubes come in. Freeze before that layer or a later one."
+            )
+        if config.pooling_type == "grid" and config.freeze_before < config.num_hidden_layers:
+            raise ValueError(
+                f"`freeze_before` is {config.freeze_before} of {config.num_hidden_layers} layers, and the grid pooling "
+                "reads what comes of them: freeze all layers."
+            )
+        return config.freeze_before
+
+    def forward_frozen(
+        self, frozen_output: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        before = self.check_frozen()
+        frozen_output = frozen_output.to(self.dtype)
+        if self.config.pooling_type == "grid":
+            return BaseModelOutputWithPooling(pooler_output=frozen_output)
+        layout = self.config.token_layout()
+        num_tokens = layout.pool(self.config.joint_pooling).num_tokens
+        if frozen_output.ndim != 4 or frozen_output.shape[2] != num_tokens:
+            raise ValueError(
+                f"`frozen_output` must be (batch, 1 or 2, {num_tokens}, {self.config.hidden_size}), as `encode_frozen` "
+                f"gives it, got {tuple(frozen_output.shape)}."
+            )
+        hidden_states, embedding_output = frozen_output[:, 0], frozen_output[:, -1]
+        states = self.run_layers(hidden_states, embedding_output, layout, None, start=before, **kwargs)
+        return self.finish(states, layout, None, **kwargs)
+
+
+class EncoderStates(NamedTuple):
+    hidden_states: torch.Tensor
+    embedding_output: torch.Tensor
+    # by the number of layers behind them
+    read: dict[int, torch.Tensor]
+
+
+def valid_moments(token_mask: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """`(batch, tokens) -> (batch, num_moments)`, where a moment has a `joint_layer` to wait for."""
+    return token_mask[:, : layout.num_moment_tokens : layout.tokens_per_moment]
 
 
 def as_video(pixel_values: torch.Tensor | None) -> torch.Tensor:
@@ -674,7 +965,7 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
     def __init__(self, config: TubeViTConfig):
         super().__init__(config)
         self.tubevit = TubeViTModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.classifier = nn.Linear(config.pooled_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.loss_function = classification_loss
         self.post_init()
 
@@ -685,6 +976,7 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
             pixel_values: torch.Tensor | None = None,
             frame_mask: torch.Tensor | None = None,
             labels: torch.Tensor | None = None,
+            frozen_output: torch.Tensor | None = None,
             **kwargs: Unpack[TransformersKwargs],
         ) -> ImageClassifierOutput: ...
 
@@ -695,6 +987,7 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         frame_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        frozen_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         r"""
@@ -706,8 +999,10 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
             Classes `(batch,)`; probabilities `(batch, num_labels)` of soft labels, with `config.problem_type` set to
             `"single_label_classification"`; zeros and ones `(batch, num_labels)` of several labels; numbers for a
             regression.
+        frozen_output (`torch.Tensor`, *optional*):
+            What [`TubeViTModel.encode_frozen`] gave of clips, instead of these.
         """
-        outputs = self.tubevit(pixel_values, frame_mask=frame_mask, **kwargs)
+        outputs = self.tubevit(pixel_values, frame_mask=frame_mask, frozen_output=frozen_output, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:

@@ -109,6 +109,11 @@ class Tube:
             for kernel, factor, step in zip(self.kernel_size, self.space_to_depth, self.kernel_stride)
         )
 
+    @property
+    def sees_one_frame(self) -> bool:
+        """Whether each token sees a single frame, as a patch of an image does."""
+        return self.extent[0] == 1
+
     def refine_stride(self, factors: Size) -> "Tube":
         """The same tube at a stride that is finer by `factors`.
 
@@ -155,6 +160,61 @@ class Tube:
         _, height, width = grid
         frames = frame_mask[:, self.offset[0] :].unfold(1, self.extent[0], self.stride[0])  # (batch, t, extent)
         return frames.all(dim=-1).repeat_interleave(height * width, dim=1)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where a clip's tokens stand in a sequence: those of its first moment, of its second, and so on, then of the
+    tubes that come in later.
+
+    The tokens of a moment are CLS, registers, then those of its tubes, each in raster order. A model whose tokens
+    attend to each other from the first layer on has a single moment, the clip, which holds all tubes.
+
+    Args:
+        num_moments: of the clip.
+        num_prefix_tokens: CLS and registers of one moment.
+        moment_grids: for each tube of a moment its grid there.
+        later_grids: for each of the other tubes its grid in the clip.
+    """
+
+    num_moments: int
+    num_prefix_tokens: int
+    moment_grids: tuple[Size, ...]
+    later_grids: tuple[Size, ...]
+
+    @property
+    def tokens_per_moment(self) -> int:
+        return self.num_prefix_tokens + sum(map(prod, self.moment_grids))
+
+    @property
+    def num_moment_tokens(self) -> int:
+        return self.num_moments * self.tokens_per_moment
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_moment_tokens + sum(map(prod, self.later_grids))
+
+    def pool(self, factors: Sequence[int]) -> "TokenLayout":
+        """The layout once patches are averaged over regions of `[h, w]` patches; a single moment keeps its own."""
+        if self.num_moments == 1:
+            return self
+        height, width = factors
+        grids = tuple(as_size((t, -(-h // height), -(-w // width))) for t, h, w in self.moment_grids)
+        return replace(self, moment_grids=grids)
+
+
+def token_layout(tubes: Sequence[Tube], size: Size, num_prefix_tokens: int, by_moment: bool) -> TokenLayout:
+    """Layout of a clip of `size` (frames, pixels); `by_moment`: whether single frames are encoded by themselves."""
+    grids = [tube.grid(size) for tube in tubes]
+    if not by_moment:
+        return TokenLayout(1, num_prefix_tokens, tuple(grids), ())
+    of_moments = [grid for tube, grid in zip(tubes, grids) if tube.sees_one_frame]
+    return TokenLayout(
+        max(steps for steps, _, _ in of_moments),
+        num_prefix_tokens,
+        tuple(as_size((min(steps, 1), height, width)) for steps, height, width in of_moments),
+        tuple(grid for tube, grid in zip(tubes, grids) if not tube.sees_one_frame),
+    )
 
 
 _TUBE_KEYS = list(Tube.__dataclass_fields__)
@@ -208,8 +268,7 @@ def sincos_positions(axes: Sequence[torch.Tensor], dim: int, temperature: float 
     omega = temperature**-exponents
 
     def encode(positions: torch.Tensor) -> torch.Tensor:
-        angles = positions[:, None] * omega
-        return torch.stack((angles.sin(), angles.cos()), dim=-1)  # (n, bands, 2)
+        return sincos(positions, omega)
 
     grid = (len(times), len(rows), len(columns), num_bands, 2)
     table = torch.cat(
@@ -221,6 +280,20 @@ def sincos_positions(axes: Sequence[torch.Tensor], dim: int, temperature: float 
         dim=-1,
     )  # (t, h, w, bands, 6)
     return torch.nn.functional.pad(table.flatten(-2).flatten(0, 2), (0, dim - 6 * num_bands))
+
+
+def sincos_times(times: torch.Tensor, dim: int, temperature: float = 10_000.0) -> torch.Tensor:
+    """Sine-cosine embeddings of times alone, over all channels: sin and cos of t times `temperature ** (-j / (dim //
+    2))` in the channels `2j` and `2j + 1`. `(n,) -> (n, dim)`."""
+    num_bands = dim // 2
+    omega = temperature ** -(torch.arange(num_bands, dtype=times.dtype, device=times.device) / max(num_bands, 1))
+    return torch.nn.functional.pad(sincos(times, omega).flatten(1), (0, dim - 2 * num_bands))
+
+
+def sincos(positions: torch.Tensor, omega: torch.Tensor) -> torch.Tensor:
+    """`(n,)`, `(bands,) -> (n, bands, 2)`."""
+    angles = positions[:, None] * omega
+    return torch.stack((angles.sin(), angles.cos()), dim=-1)
 
 
 def _read_int(value: Any, name: str, minimum: int) -> int:
