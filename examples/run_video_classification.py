@@ -4,6 +4,11 @@
 The videos lie in class folders, `DATA_DIR/train/LABEL/*.mp4` and `DATA_DIR/validation/LABEL/*.mp4`:
 
     python examples/run_video_classification.py \
+        --recipe small --model_name_or_path TUBEVIT --data_dir DATA_DIR --output_dir OUTPUT_DIR --do_train --do_eval
+
+for a few hundred of them and a TubeViT that `tubevit convert` made of an image ViT; for more of them
+
+    accelerate launch examples/run_video_classification.py \
         --model_name_or_path PATH_OR_REPO --data_dir DATA_DIR --output_dir OUTPUT_DIR --do_train --do_eval \
         --num_train_epochs 10 --per_device_train_batch_size 8 --learning_rate 1e-4 \
         --lr_scheduler_type cosine --warmup_steps 0.1
@@ -25,7 +30,7 @@ included; what a recipe says they override.
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,6 +38,7 @@ import torch
 from datasets import DatasetDict
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
     HfArgumentParser,
@@ -42,7 +48,7 @@ from transformers import (
 )
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor
+from tubevit_hf import TubeViTConfig, TubeViTModel, TubeViTVideoProcessor
 from tubevit_hf.data import (
     FORMATS,
     ClipDataset,
@@ -54,8 +60,18 @@ from tubevit_hf.data import (
     load_annotated,
     load_by_name,
     load_folder,
+    read_groups,
 )
-from tubevit_hf.training import RECIPES, VideoTrainer, find_checkpoint
+from tubevit_hf.training import (
+    FEW_VIDEOS,
+    RECIPES,
+    VideoTrainer,
+    cache_frozen,
+    check_videos,
+    find_checkpoint,
+    fit_few_videos,
+    frozen_size,
+)
 from tubevit_hf.visualization import draw_curves
 
 
@@ -71,6 +87,9 @@ class ModelArguments:
         default=False, metadata={"help": "Start with a new classifier where the checkpoint's has other classes."}
     )
     dropout: float | None = field(default=None, metadata={"help": "Dropout of the model. Default: the model's."})
+    freeze_before: int | None = field(
+        default=None, metadata={"help": "Freeze a TubeViT's embeddings and the layers before this one."}
+    )
     finer_strides: list[int] | None = field(
         default=None,
         metadata={"help": "Divisors of the tubes' strides in time, height and width, for more tokens of a TubeViT."},
@@ -97,10 +116,26 @@ class DataArguments:
     )
     random_crop: bool = field(default=False, metadata={"help": "Cut out a random region of a training clip."})
     horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every other training clip at random."})
+    time_scale: float = field(
+        default=1.0, metadata={"help": "Without --fps: least share of a video that a training clip spans."}
+    )
+    color_jitter: float = field(default=0.0, metadata={"help": "How far colours of a training clip may change."})
+    copies: int | None = field(
+        default=None,
+        metadata={"help": "Random clips of each video. What frozen layers give of them is kept in OUTPUT_DIR/frozen."},
+    )
+    group_pattern: str | None = field(
+        default=None,
+        metadata={
+            "help": "Recipe small: a regular expression that finds in a file's name what videos have in common, such "
+            "as who was filmed. Those are held out together when settings are chosen."
+        },
+    )
     rand_augment: list[int] | None = field(default=None, metadata={"help": "Layers and magnitude of RandAugment."})
     mixup: float = field(default=0.0, metadata={"help": "Alpha of MixUp; 0 for none."})
     eval_clips: int = field(default=4, metadata={"help": "Evaluated clips of a video, evenly spaced in time."})
-    eval_crops: int = field(default=3, metadata={"help": "Evaluated crops of a clip, along its longer side."})
+    eval_crops: int = field(default=3, metadata={"help": "Evaluated crops of a clip."})
+    eval_mirror: bool = field(default=False, metadata={"help": "Evaluate each of these mirrored too."})
 
 
 # arguments of which no weight depends, by the beginning of their names
@@ -114,21 +149,29 @@ WITHOUT_EFFECT = (
 class RecipeArguments:
     recipe: str | None = field(
         default=None,
-        metadata={"help": "Settings of Table 10, which other arguments override.", "choices": list(RECIPES)},
+        metadata={
+            "help": "small: few videos of one's own. Others: settings of Table 10. Other arguments override both.",
+            "choices": ["small", *RECIPES],
+        },
     )
 
 
 def main() -> None:
     recipe_args, model_args, data_args, training_args = parse_arguments()
     set_seed(training_args.seed)
+    in_closed_form = recipe_args.recipe == "small" and training_args.do_train
+    checkpoint = None
     try:
         trainer = build_trainer(recipe_args, model_args, data_args, training_args)
-        checkpoint = choose_checkpoint(trainer, recipe_args, model_args, data_args) if training_args.do_train else None
+        if training_args.do_train and not in_closed_form:
+            checkpoint = choose_checkpoint(trainer, recipe_args, model_args, data_args)
     except (OSError, ValueError) as error:
         stop(str(error))
 
     folder = Path(training_args.output_dir)
-    if training_args.do_train:
+    if in_closed_form:
+        trainer.save_model()
+    elif training_args.do_train:
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
@@ -139,7 +182,7 @@ def main() -> None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    if training_args.do_train and trainer.is_world_process_zero():
+    if training_args.do_train and not in_closed_form and trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history).savefig(folder / "training_curves.png", dpi=120)
 
     name = Path(data_args.data_dir or data_args.dataset_name or data_args.video_dir).name
@@ -157,7 +200,9 @@ def parse_arguments() -> tuple:
     early = HfArgumentParser(groups, add_help=False)
     early.set_defaults(num_train_epochs=None, gradient_accumulation_steps=None)
     given, _ = early.parse_known_args()
-    if given.recipe is not None:
+    if given.recipe == "small":
+        parser.set_defaults(**FEW_VIDEOS.clip_arguments())
+    elif given.recipe is not None:
         recipe = RECIPES[given.recipe]
         settings = recipe.clip_arguments() | recipe.training_arguments()
         if given.num_train_epochs is not None:
@@ -184,6 +229,8 @@ def build_trainer(
     data_args: DataArguments,
     training_args: TrainingArguments,
 ) -> VideoTrainer:
+    if recipe_args.recipe == "small" and training_args.do_train:
+        return fit_small(model_args, data_args, training_args)
     config, processor = load_config(recipe_args, model_args, data_args)
 
     # 1. Data: paths only; the clips are decoded where they are needed
@@ -194,10 +241,10 @@ def build_trainer(
         random_crop=data_args.random_crop,
         horizontal_flip=data_args.horizontal_flip,
         rand_augment=data_args.rand_augment,
+        time_scale=data_args.time_scale,
+        color_jitter=data_args.color_jitter,
     )
-    views = EvaluationViews(
-        processor, data_args.num_frames, data_args.fps, num_clips=data_args.eval_clips, num_crops=data_args.eval_crops
-    )
+    views = make_views(processor, data_args)
     dataset = {split: drop_unreadable(rows, split) for split, rows in load_splits(data_args).items()}
     labels = get_names(dataset["train"])
 
@@ -225,14 +272,72 @@ def build_trainer(
     else:
         model = AutoModelForVideoClassification.from_config(config)
 
+    if model_args.freeze_before is not None:
+        model.freeze_before(model_args.freeze_before)
+
     # 3. Both together
+    clips = ClipDataset(dataset["train"], training_clip, seed=training_args.seed, copies=data_args.copies)
+    if training_args.do_train and data_args.copies is not None and getattr(config, "freeze_before", None) is not None:
+        model.to(training_args.device)
+        clips = cache_frozen(model, clips, Path(training_args.output_dir, "frozen"), bf16=training_args.bf16)
     return VideoTrainer(
         model=model,
         args=training_args,
-        train_dataset=ClipDataset(dataset["train"], training_clip, seed=training_args.seed),
+        train_dataset=clips,
         eval_dataset=ClipDataset(dataset["validation"], views),
         processing_class=processor,
         mixup=data_args.mixup,
+    )
+
+
+def make_views(processor: BaseVideoProcessor, data_args: DataArguments) -> EvaluationViews:
+    return EvaluationViews(
+        processor,
+        data_args.num_frames,
+        data_args.fps,
+        num_clips=data_args.eval_clips,
+        num_crops=data_args.eval_crops,
+        mirror=data_args.eval_mirror,
+    )
+
+
+def fit_small(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> VideoTrainer:
+    """The recipe for few videos: a classifier on frozen layers, in closed form."""
+    if model_args.model_name_or_path is None:
+        stop("--recipe small begins with --model_name_or_path, a TubeViT that `tubevit convert` made of an image ViT")
+    recipe = replace(
+        FEW_VIDEOS,
+        copies=data_args.copies,
+        num_frames=data_args.num_frames,
+        horizontal_flip=data_args.horizontal_flip,
+        time_scale=data_args.time_scale,
+        color_jitter=data_args.color_jitter,
+    )
+    splits = load_splits(data_args)
+    for split, rows in splits.items():
+        splits[split] = drop_unreadable(rows, split)
+    rows = splits["train"]
+    check_videos(rows, recipe.copies)
+    groups = None if data_args.group_pattern is None else read_groups(rows, data_args.group_pattern)
+    processor = AutoVideoProcessor.from_pretrained(model_args.model_name_or_path, num_frames=recipe.num_frames)
+    source = AutoModel.from_pretrained(model_args.model_name_or_path)
+    if not isinstance(source, TubeViTModel):
+        stop(f"--recipe small is for TubeViT; {model_args.model_name_or_path} is of type {source.config.model_type!r}")
+    model = recipe.start(source, get_names(rows)).to(training_args.device)
+    clips = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=recipe.copies)
+    folder = Path(training_args.output_dir, "frozen")
+    print(f"{len(rows)} videos x {recipe.copies} clips: {frozen_size(model, clips) / 1e9:.2f} GB in {folder}")
+    frozen = cache_frozen(
+        model, clips, folder, num_workers=training_args.dataloader_num_workers, bf16=training_args.bf16
+    )
+    model, report = fit_few_videos(model, frozen, groups)
+    Path(training_args.output_dir, "few_videos.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    print(*report.notes, sep="\n")
+    return VideoTrainer(
+        model=model,
+        args=training_args,
+        eval_dataset=ClipDataset(splits["validation"], make_views(processor, data_args)),
+        processing_class=processor,
     )
 
 
@@ -240,7 +345,7 @@ def load_config(
     recipe_args: RecipeArguments, model_args: ModelArguments, data_args: DataArguments
 ) -> tuple[PreTrainedConfig, BaseVideoProcessor]:
     """Configuration and processor of the checkpoint or, without one, of the recipe."""
-    recipe = RECIPES.get(recipe_args.recipe)
+    recipe = RECIPES.get(recipe_args.recipe)  # None for "small", which begins with a checkpoint
     source = model_args.model_name_or_path or model_args.config_name
     if source is not None:
         config = AutoConfig.from_pretrained(source)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that are encoded by themselves up to `joint_layer`, and what pools them, against loops and the image model."""
+"""Frames that are encoded by themselves up to `joint_layer`, and what pools them: against loops and images."""
 
 import pytest
 import torch

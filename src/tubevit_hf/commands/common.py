@@ -25,7 +25,8 @@ PositionsOption = Annotated[
     Positions, typer.Option(help="Keep the source's position table for patches, or sine-cosine for all tokens.")
 ]
 FramesOption = Annotated[
-    int | None, typer.Option(help="Frames of a clip. Default: as the model of --tubes-from, or 32.", min=1)
+    int | None,
+    typer.Option(help="Frames of a clip. Default: as the model of --tubes-from; else 8, or 32 if sparse.", min=1),
 ]
 HeadsOption = Annotated[int | None, typer.Option(help="Attention heads, for files that do not tell.", min=1)]
 ClassifierOption = Annotated[bool, typer.Option(help="Whether the head comes along, if there is one.")]

@@ -22,6 +22,11 @@ from .common import (
 )
 
 
+class Layout(str, Enum):
+    FRAMES = "frames"
+    SPARSE = "sparse"
+
+
 class NewTubes(str, Enum):
     INFLATED = "inflated"
     RANDOM = "random"
@@ -30,11 +35,18 @@ class NewTubes(str, Enum):
 def convert(
     source: SourceArgument,
     out: OutOption,
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            help="How videos are read: frames by themselves up to the last quarter of the layers, or the paper's "
+            "sparse tubes together from the first on."
+        ),
+    ] = Layout.FRAMES,
     positions: PositionsOption = Positions.PRETRAINED,
     new_tubes: Annotated[NewTubes, typer.Option(help="How the kernels of the tubes for videos begin.")] = (
         NewTubes.INFLATED
     ),
-    tubes: Annotated[Path | None, typer.Option(help="JSON file with a list of tubes. Default: Table 12's shapes.")] = (
+    tubes: Annotated[Path | None, typer.Option(help="JSON file with a list of tubes, instead of a layout's.")] = (
         None
     ),
     tubes_from: Annotated[str | None, typer.Option(help="TubeViT whose tubes and kernels are taken instead.")] = None,
@@ -52,6 +64,7 @@ def convert(
         check_folder(out, overwrite)
         model, report = convert_vit(
             source,
+            layout=layout.value,
             positions=positions.value,
             tubes=None if tubes is None else read_tubes(tubes),
             new_tubes=new_tubes.value,

@@ -27,6 +27,9 @@ from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen
 
 Positions = Literal["pretrained", "tube_center"]
 NewTubes = Literal["inflated", "random"]
+Layout = Literal["frames", "sparse"]
+# of a clip whose frames are encoded by themselves
+NUM_SINGLE_FRAMES = 8
 # mean and standard deviation of each channel
 Normalization = tuple[Sequence[float], Sequence[float]]
 
@@ -34,6 +37,7 @@ Normalization = tuple[Sequence[float], Sequence[float]]
 def convert_vit(
     source: str | os.PathLike[str],
     *,
+    layout: Layout = "frames",
     positions: Positions = "pretrained",
     tubes: list[dict[str, Any]] | None = None,
     new_tubes: NewTubes = "inflated",
@@ -44,18 +48,22 @@ def convert_vit(
     allow_pickle: bool = False,
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
     """Makes a TubeViT of an image ViT: its patch embedding becomes the tube that reads single frames, and its encoder,
-    norms and prefix tokens come over, so that images give what they gave before. Further tubes read videos.
+    norms and prefix tokens come over, so that images give what they gave before.
 
     Args:
         source: folder or repo id of a ViT of transformers or timm, or a file of timm, torchvision or Google (.npz).
+        layout: how videos are read. `"frames"`: eight frames, each by itself through the first three quarters of the
+            layers, as the source knows them; from there on all together, their patches averaged two by two.
+            `"sparse"`: the paper's, Table 12's tubes without space-to-depth and all tokens together from the first
+            layer on.
         positions: `"pretrained"`: the source's position table for the patches, sine-cosine at the amplitude of that
             table for the other tubes; `"tube_center"`: the paper's sine-cosine for all.
-        tubes: as in [`TubeViTConfig`]; one of them must be the source's patch, `[1, h, w]` at a stride of
-            `[any, h, w]`. By default Table 12's shapes without space-to-depth.
+        tubes: as in [`TubeViTConfig`], instead of a layout's; one of them must be the source's patch, `[1, h, w]` at a
+            stride of `[any, h, w]`. All tokens are together from the first layer on.
         new_tubes: how the other kernels begin: `"inflated"` from the patch kernel, or `"random"`.
         tubes_from: folder or repo id of a TubeViT whose tubes and kernels are taken instead of the two above. If it
             is narrower, more neighbours are concatenated by space-to-depth.
-        num_frames: native length of a clip; by default that of `tubes_from`, or 32.
+        num_frames: native length of a clip; by default that of `tubes_from`, 8 for `"frames"`, or 32.
         keep_classifier: whether the head comes along, if there is one.
         num_attention_heads: for files that do not tell; by default that of the usual ViT of their width.
         allow_pickle: whether a pickled file may be read.
@@ -68,6 +76,7 @@ def convert_vit(
     """
     return convert(
         read_source(source, keep_classifier, num_attention_heads, allow_pickle),
+        layout=layout,
         positions=positions,
         tubes=tubes,
         new_tubes=new_tubes,
@@ -111,6 +120,7 @@ def scale_up(
 def convert(
     vit: SourceViT,
     *,
+    layout: Layout = "sparse",
     positions: Positions,
     tubes: list[dict[str, Any]] | None = None,
     new_tubes: NewTubes = "inflated",
@@ -119,6 +129,8 @@ def convert(
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
     if positions not in ("pretrained", "tube_center"):
         raise ConversionError(f'`positions` must be "pretrained" or "tube_center", got {positions!r}.')
+    if layout not in ("frames", "sparse"):
+        raise ConversionError(f'`layout` must be "frames" or "sparse", got {layout!r}.')
     if new_tubes not in ("inflated", "random"):
         raise ConversionError(f'`new_tubes` must be "inflated" or "random", got {new_tubes!r}.')
     if tubes_from is not None and tubes is not None:
@@ -137,6 +149,10 @@ def convert(
         small = load_tubevit(tubes_from, vit)
         num_frames = small.config.num_frames if num_frames is None else num_frames
         tubes, kernels = take_tubes(os.fspath(tubes_from), small, vit, num_frames, report)
+    if tubes is None and layout == "frames":
+        tubes = [{"kernel_size": [1, *vit.patch_size], "stride": [1, *vit.patch_size]}]
+        num_frames = NUM_SINGLE_FRAMES if num_frames is None else num_frames
+        vit.settings |= {"joint_layer": max(1, vit.settings["num_hidden_layers"] * 3 // 4), "joint_pooling": [2, 2]}
     config = make_config(vit, positions, tubes or default_tubes(vit.patch_size), num_frames)
 
     tensors = gather_tensors(vit, config, report)
@@ -402,7 +418,12 @@ def finish_report(report: ConversionReport, vit: SourceViT, model: TubeViTPreTra
     patch = find_patch(config.resolved_tubes, vit.patch_size)
     # the source is a TubeViT of nothing but its patches, whose pooling costs nothing
     settings = config.to_dict()
-    settings |= {"tubes": [settings["tubes"][patch]], "pooling_type": "mean"}
+    settings |= {
+        "tubes": [settings["tubes"][patch]],
+        "pooling_type": "mean",
+        "joint_layer": 0,
+        "joint_pooling": [1, 1],
+    }
     before = TubeViTConfig(**settings)
     image = (1, *config.native_size[1:])
     for name, its_config, size in (

@@ -4,7 +4,16 @@
 from .annotations import FORMATS, AnnotationError, read_annotations
 from .batches import JointBatches, JointDataset, ShuffledBatches
 from .clips import ClipDataset, EvaluationViews, TrainingClip, collate_clips
-from .splits import drop_unreadable, get_names, holds_images, is_multi_label, load_annotated, load_by_name, load_folder
+from .splits import (
+    drop_unreadable,
+    get_names,
+    holds_images,
+    is_multi_label,
+    load_annotated,
+    load_by_name,
+    load_folder,
+    read_groups,
+)
 
 
 __all__ = [
@@ -25,4 +34,5 @@ __all__ = [
     "load_by_name",
     "load_folder",
     "read_annotations",
+    "read_groups",
 ]

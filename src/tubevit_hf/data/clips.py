@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from torchvision.transforms import v2
 from transformers import BaseVideoProcessor
+from transformers.image_utils import pil_torch_interpolation_mapping
 from transformers.video_utils import VideoMetadata
 
 from ..model.video_decoding_tubevit import VideoSource, read_video
@@ -27,12 +28,20 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         load: a [`TrainingClip`] or [`EvaluationViews`].
         seed: of what is random.
         name: which head of a [`TubeViTForJointClassification`] classifies it.
+        copies: how many random clips there are of each video; then they come again. By default every epoch has others.
     """
 
     def __init__(
-        self, rows: Dataset, load: Callable[[VideoSource], torch.Tensor], seed: int = 0, name: str | None = None
+        self,
+        rows: Dataset,
+        load: Callable[[VideoSource], torch.Tensor],
+        seed: int = 0,
+        name: str | None = None,
+        copies: int | None = None,
     ):
-        self.rows, self.load, self.seed, self.name = rows, load, seed, name
+        if copies is not None and copies < 1:
+            raise ValueError(f"`copies` must be at least 1, got {copies}.")
+        self.rows, self.load, self.seed, self.name, self.copies = rows, load, seed, name, copies
         self.num_labels = len(get_names(rows)) if is_multi_label(rows) else None
         # in shared memory, where workers that outlive an epoch see it
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -42,17 +51,25 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`pixel_values`; `labels`, a class, or of several a one each `(num_labels,)`; `dataset`, if it has a name."""
+        return self.get_clip(index, int(self.epoch))
+
+    def get_clip(self, index: int, epoch: int) -> dict[str, Any]:
+        """The clip of a row in an epoch."""
         row = self.rows[index]
+        copy = epoch if self.copies is None else epoch % self.copies
         with torch.random.fork_rng(devices=[]):
             # `torch.manual_seed` would seed the GPUs too, and so the model's dropout
-            seeds = np.random.SeedSequence([self.seed, int(self.epoch), index])
+            seeds = np.random.SeedSequence([self.seed, copy, index])
             torch.default_generator.manual_seed(int(seeds.generate_state(1)[0]))
             pixel_values = self.load(path_of(row))
-        labels = torch.tensor(row["label"])
+        clip = {"pixel_values": pixel_values, "labels": self.get_labels(index)}
+        return clip if self.name is None else {**clip, "dataset": self.name}
+
+    def get_labels(self, index: int) -> torch.Tensor:
+        labels = torch.tensor(self.rows[index]["label"])
         if self.num_labels is not None:
             labels = torch.zeros(self.num_labels).index_fill(0, labels.long(), 1.0)
-        clip = {"pixel_values": pixel_values, "labels": labels}
-        return clip if self.name is None else {**clip, "dataset": self.name}
+        return labels
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
@@ -66,6 +83,9 @@ class TrainingClip:
         num_frames: of a clip.
         fps: frames a second; by default the clip has frames from all of the video, evenly.
         random_crop: whether a random region is cut out and resized, instead of the centre.
+        crop_scale: least and greatest share of a frame's area that it has.
+        time_scale: least share of the video that a clip without `fps` spans, at a random place; 1 for all of it.
+        color_jitter: how far brightness, contrast and saturation may change, up to this share; 0 for not at all.
         horizontal_flip: whether every other clip, at random, is mirrored.
         rand_augment: layers and magnitude of RandAugment, if any. All frames of a clip are changed alike.
     """
@@ -78,10 +98,30 @@ class TrainingClip:
         random_crop: bool = False,
         horizontal_flip: bool = False,
         rand_augment: tuple[int, int] | None = None,
+        crop_scale: tuple[float, float] = (0.5, 1.0),
+        time_scale: float = 1.0,
+        color_jitter: float = 0.0,
     ):
+        if not 0 < time_scale <= 1:
+            raise ValueError(f"`time_scale` must be above 0 and at most 1, got {time_scale}.")
+        if fps is not None and time_scale < 1:
+            raise ValueError(f"`fps` is {fps} and fixes the length of a clip; `time_scale` is for clips without.")
         self.processor = processor
+        self.settings = {
+            "num_frames": num_frames,
+            "fps": fps,
+            "random_crop": random_crop,
+            "horizontal_flip": horizontal_flip,
+            "rand_augment": rand_augment,
+            "crop_scale": crop_scale,
+            "time_scale": time_scale,
+            "color_jitter": color_jitter,
+        }
         self.arguments: dict[str, bool] = {}
-        self.sample_frames = make_sampler(num_frames, fps, "random")
+        if time_scale < 1:
+            self.sample_frames = make_span_sampler(num_frames, time_scale)
+        else:
+            self.sample_frames = make_sampler(num_frames, fps, "random")
         transforms: list[v2.Transform] = []
         if rand_augment is not None:
             if len(rand_augment) != 2:
@@ -89,8 +129,11 @@ class TrainingClip:
             layers, magnitude = rand_augment
             transforms.append(v2.RandAugment(layers, magnitude))
         if random_crop:
-            transforms.append(v2.RandomResizedCrop(get_crop_size(processor), scale=(0.5, 1.0)))
+            interpolation = get_interpolation(processor)
+            transforms.append(v2.RandomResizedCrop(get_crop_size(processor), crop_scale, interpolation=interpolation))
             self.arguments |= {"do_resize": False, "do_center_crop": False}
+        if color_jitter:
+            transforms.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter, color_jitter / 8))
         if horizontal_flip:
             transforms.append(v2.RandomHorizontalFlip())
         self.augment = v2.Compose(transforms) if transforms else v2.Identity()
@@ -99,9 +142,13 @@ class TrainingClip:
         frames, _ = read_video(video, self.sample_frames)
         return process(self.processor, self.augment(frames), **self.arguments)
 
+    def describe(self) -> dict[str, Any]:
+        """All that a clip depends on, but for its video and chance."""
+        return {**self.settings, "processor": self.processor.to_dict()}
+
 
 class EvaluationViews:
-    """Views of a video, evenly spaced: `(num_clips * num_crops, num_frames, channels, height, width)`.
+    """Views of a video, evenly spaced: `(views, num_frames, channels, height, width)`, of each crop its clips.
 
     Args:
         processor: brings pixels to what the model expects.
@@ -109,7 +156,9 @@ class EvaluationViews:
         fps: frames a second; by default each clip has frames from all of the video, evenly, as a training clip has,
             and those of the others lie between them.
         num_clips: how many clips in time.
-        num_crops: how many crops of each along the longer side.
+        num_crops: how many crops of each: along the longer side or, where the processor stretches frames to one shape
+            and leaves nothing to spare, from the whole frame to the middle 70% of its height and width.
+        mirror: whether each is seen mirrored too.
     """
 
     def __init__(
@@ -119,27 +168,52 @@ class EvaluationViews:
         fps: float | None = None,
         num_clips: int = 1,
         num_crops: int = 1,
+        mirror: bool = False,
     ):
         if num_clips < 1 or num_crops < 1:
             raise ValueError(f"`num_clips` and `num_crops` must be at least 1, got {num_clips} and {num_crops}.")
-        self.processor, self.num_clips, self.num_crops = processor, num_clips, num_crops
+        self.processor, self.num_clips, self.num_crops, self.mirror = processor, num_clips, num_crops, mirror
+        self.settings = {
+            "num_frames": num_frames,
+            "fps": fps,
+            "num_clips": num_clips,
+            "num_crops": num_crops,
+            "mirror": mirror,
+        }
         self.sample_frames = make_sampler(num_frames, fps, "spaced", num_clips)
+
+    @property
+    def num_views(self) -> int:
+        return self.num_clips * self.num_crops * (1 + self.mirror)
 
     def __call__(self, video: VideoSource) -> torch.Tensor:
         frames, _ = read_video(video, self.sample_frames)
-        arguments: dict[str, bool] = {}
-        crops = [frames]
-        if self.num_crops > 1:
-            only_resize = {"do_center_crop": False, "do_rescale": False, "do_normalize": False}
-            frames = process(self.processor, frames, **only_resize)
-            crops = spatial_crops(frames, get_crop_size(self.processor), self.num_crops)
-            # what is left to crop lies on the other axis
-            arguments["do_resize"] = False
         views: list[torch.Tensor] = []
-        for crop in crops:
+        for crop, arguments in self.crop(frames):
             pixel_values = process(self.processor, crop, **arguments)
-            views += pixel_values.unflatten(0, (self.num_clips, -1)).unbind()
+            clips = pixel_values.unflatten(0, (self.num_clips, -1))
+            views += clips.unbind()
+            if self.mirror:
+                views += clips.flip(-1).unbind()
         return torch.stack(views)
+
+    def describe(self) -> dict[str, Any]:
+        """All that the views depend on, but for their video."""
+        return {**self.settings, "processor": self.processor.to_dict()}
+
+    def crop(self, frames: torch.Tensor) -> list[tuple[torch.Tensor, dict[str, bool]]]:
+        """The crops, and what the processor shall not do with them."""
+        if self.num_crops == 1:
+            return [(frames, {})]
+        size = get_crop_size(self.processor)
+        # pyrefly: ignore[missing-attribute]  each kind of processor declares its own
+        if self.processor.size.height is not None:
+            crops = centre_crops(frames, size, self.num_crops, get_interpolation(self.processor))
+            return [(crop, {"do_resize": False, "do_center_crop": False}) for crop in crops]
+        only_resize = {"do_center_crop": False, "do_rescale": False, "do_normalize": False}
+        frames = process(self.processor, frames, **only_resize)
+        # what is left to crop lies on the other axis
+        return [(crop, {"do_resize": False}) for crop in spatial_crops(frames, size, self.num_crops)]
 
 
 def process(processor: BaseVideoProcessor, frames: torch.Tensor, **arguments: bool) -> torch.Tensor:
@@ -167,11 +241,28 @@ def make_sampler(
     return sample_all if fps is None else sample_windows
 
 
+def make_span_sampler(num_frames: int, time_scale: float) -> Callable[[VideoMetadata], np.ndarray]:
+    """Frames from a random span of a video, evenly: from `time_scale` of it to all."""
+
+    def sample_span(metadata: VideoMetadata) -> np.ndarray:
+        length, place, phase = torch.rand(3, dtype=torch.float64).tolist()
+        length = time_scale + (1 - time_scale) * length
+        times = place * (1 - length) + length * (np.arange(num_frames) + phase) / num_frames
+        return (times * metadata.total_num_frames).astype(int).clip(0, metadata.total_num_frames - 1)
+
+    return sample_span
+
+
 def get_crop_size(processor: BaseVideoProcessor) -> tuple[int, int]:
     """Height and width of what a processor gives, in pixels."""
     # pyrefly: ignore[missing-attribute]  each kind of processor declares its own
     size = processor.crop_size if processor.do_center_crop else processor.size
     return size["height"], size["width"]
+
+
+def get_interpolation(processor: BaseVideoProcessor) -> v2.InterpolationMode:
+    # pyrefly: ignore[missing-attribute]  as above
+    return pil_torch_interpolation_mapping[processor.resample]
 
 
 def spatial_crops(frames: torch.Tensor, size: tuple[int, int], num_crops: int) -> list[torch.Tensor]:
@@ -188,7 +279,25 @@ def spatial_crops(frames: torch.Tensor, size: tuple[int, int], num_crops: int) -
     return [frames.narrow(along - 2, start, min(size[along], frames.shape[along - 2])) for start in starts]
 
 
+def centre_crops(
+    frames: torch.Tensor, size: tuple[int, int], num_crops: int, interpolation: v2.InterpolationMode
+) -> list[torch.Tensor]:
+    """The frame, and ever smaller parts of it around its centre, down to 70% of its sides: each resized to `size`.
+
+    Args:
+        frames: `(..., height, width)`.
+        size: `(height, width)` of a crop in pixels.
+        num_crops: two or more.
+    """
+    height, width = frames.shape[-2:]
+    parts = [
+        v2.functional.center_crop(frames, [max(1, round(height * share)), max(1, round(width * share))])
+        for share in np.linspace(1, 0.7, num_crops)
+    ]
+    return [v2.functional.resize(part, list(size), interpolation=interpolation) for part in parts]
+
+
 def collate_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch of the clips of a [`ClipDataset`], or of one of the datasets of a [`JointDataset`]."""
-    batch = {name: torch.stack([clip[name] for clip in clips]) for name in ("pixel_values", "labels")}
+    batch = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0] if name != "dataset"}
     return {**batch, "dataset": clips[0]["dataset"]} if "dataset" in clips[0] else batch

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -208,6 +209,26 @@ def path_of(row: dict[str, Any]) -> str | bytes:
     if isinstance(video, dict):
         return video["path"] if video["bytes"] is None else video["bytes"]
     return video
+
+
+def read_groups(rows: Dataset, pattern: str) -> list[str]:
+    """For each video what a regular expression finds in its file's name: its first group, or all of the match.
+
+    Raises:
+        AnnotationError: it is no regular expression, or a name does not match.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise AnnotationError(f"{pattern!r} is no regular expression ({error}).") from error
+    groups: list[str] = []
+    for index in range(len(rows)):
+        name = Path(name_of(index, rows[index])).name
+        match = regex.search(name)
+        if match is None:
+            raise AnnotationError(f"{name}: {pattern!r} finds no group in the name of this video.")
+        groups.append(match[1] if regex.groups else match[0])
+    return groups
 
 
 def report_unusable(split: str, faults: list[tuple[str, str]]) -> None:

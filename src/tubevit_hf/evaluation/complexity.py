@@ -37,21 +37,29 @@ def count_flops(config: TubeViTConfig, size: tuple[int, int, int] | None = None)
         size: `(num_frames, height, width)` of the clip; the config's native one by default.
     """
     size = config.native_size if size is None else size
-    num_tokens, width = config.num_tokens(*size), config.hidden_size
+    width = config.hidden_size
     tubes = sum(
         prod(grid) * prod(tube.space_to_depth) * tube.out_channels * config.num_channels * prod(tube.kernel_size)
         for tube, grid in zip(config.resolved_tubes, config.token_grids(*size))
     )
-    projections = num_tokens * (4 * width**2 + 2 * width * config.intermediate_size)
-    attention = 2 * num_tokens**2 * width
+    layout = config.token_layout(*size)
+    by_themselves = layout.num_moments * count_layer(config, layout.tokens_per_moment)
+    num_tokens = layout.pool(config.joint_pooling).num_tokens
+    together = count_layer(config, num_tokens)
     pooling = 0
     if config.pooling_type == "attention":
         # keys and values of all tokens, query and output of one
         pooling = 2 * (num_tokens + 1) * width**2 + 2 * num_tokens * width
     multiply_adds = {
-        "encoder": config.num_hidden_layers * (projections + attention),
+        "encoder": config.joint_layer * by_themselves + (config.num_hidden_layers - config.joint_layer) * together,
         "tubes": tubes,
         "pooling": pooling,
-        "head": width * config.num_labels,
+        "head": config.pooled_size * config.num_labels,
     }
     return {part: 2 * multiply_adds[part] for part in PARTS}
+
+
+def count_layer(config: TubeViTConfig, num_tokens: int) -> int:
+    """Multiply-adds of a layer whose tokens all attend to each other."""
+    projections = num_tokens * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
+    return projections + 2 * num_tokens**2 * config.hidden_size

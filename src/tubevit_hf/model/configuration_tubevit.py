@@ -391,8 +391,8 @@ class TubeViTConfig(PreTrainedConfig):
             sorted(set(layers)) != layers or layers[-1:] != [self.num_hidden_layers] or layers[0] < 0
         ):
             raise ValueError(
-                f"`pooling_layers` must be ascending numbers of layers from 0 that end with all {self.num_hidden_layers} "
-                f"(`num_hidden_layers`), got {layers}."
+                "`pooling_layers` must be ascending numbers of layers from 0 that end with all "
+                f"{self.num_hidden_layers} (`num_hidden_layers`), got {layers}."
             )
         if self.pooling_type == "grid" and self.joint_layer == 0:
             raise ValueError(

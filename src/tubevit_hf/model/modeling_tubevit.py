@@ -198,9 +198,9 @@ class TubeViTEmbeddings(nn.Module):
             embedding.tube.sees_one_frame and all(grid) for embedding, grid in zip(self.tubes, grids)
         ):
             raise ValueError(
-                f"None of the tubes that see one frame fits a clip of {num_frames} frame(s) of {height}x{width} pixels, "
-                f"but the layers before `joint_layer` {self.config.joint_layer} read those only: give a longer or "
-                "larger clip."
+                f"None of the tubes that see one frame fits a clip of {num_frames} frame(s) of {height}x{width} "
+                f"pixels, but the layers before `joint_layer` {self.config.joint_layer} read those only: give a "
+                "longer or larger clip."
             )
         return grids
 
@@ -221,7 +221,8 @@ class TubeViTEmbeddings(nn.Module):
             raise ValueError(f"`frame_mask` must be bool, True where a frame is real, got {frame_mask.dtype}.")
         frame_mask = frame_mask.to(device=pixel_values.device, dtype=torch.bool)
         layout = self.layout(pixel_values).pool(self.config.joint_pooling)
-        of_moments, later = [], []
+        of_moments: list[torch.Tensor] = []
+        later: list[torch.Tensor] = []
         for embedding, grid in zip(self.tubes, self.token_grids(pixel_values)):
             if not all(grid):
                 continue
@@ -748,9 +749,9 @@ class TubeViTModel(TubeViTPreTrainedModel):
         stop = len(self.layers) if stop is None else stop
         read: dict[int, torch.Tensor] = {}
         attention_mask = None
+        later = embedding_output[:, layout.num_moment_tokens :]
         if start == 0 < joint_layer:
             # what comes in later is not encoded before
-            later = embedding_output[:, layout.num_moment_tokens :]
             hidden_states = embedding_output = embedding_output[:, : layout.num_moment_tokens]
         for index in range(start, stop + 1):
             read[index] = hidden_states
@@ -793,8 +794,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         return torch.cat(joined, dim=2).flatten(1, 2)
 
     def time_positions(self, layout: TokenLayout, states: torch.Tensor) -> torch.Tensor:
-        """Sine-cosine of the time of each moment, in frames: `(1, tokens, hidden_size)`, zero for what has positions in
-        time already and for a single moment."""
+        """Sine-cosine of the time of each moment, in frames: `(1, tokens, hidden_size)`; zero for tubes over several
+        frames, which have positions in time, and for a single moment."""
         positions = torch.zeros_like(states[:1])
         if layout.num_moments > 1:
             exact = torch.promote_types(states.dtype, torch.float32)
@@ -874,8 +875,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         size = (pixel_values.shape[1], *pixel_values.shape[3:])
         if size != self.config.native_size:
             raise ValueError(
-                f"`encode_frozen` takes clips of the config's size, {'x'.join(map(str, self.config.native_size))}, got "
-                f"{'x'.join(map(str, size))}."
+                f"`encode_frozen` takes clips of the config's size, {'x'.join(map(str, self.config.native_size))}, "
+                f"got {'x'.join(map(str, size))}."
             )
         embedding_output = self.embeddings(pixel_values)
         layout = self.embeddings.layout(pixel_values)
@@ -901,10 +902,18 @@ class TubeViTModel(TubeViTPreTrainedModel):
             )
         if config.pooling_type == "grid" and config.freeze_before < config.num_hidden_layers:
             raise ValueError(
-                f"`freeze_before` is {config.freeze_before} of {config.num_hidden_layers} layers, and the grid pooling "
-                "reads what comes of them: freeze all layers."
+                f"`freeze_before` is {config.freeze_before} of {config.num_hidden_layers} layers, and the grid "
+                "pooling reads what comes of them: freeze all layers."
             )
         return config.freeze_before
+
+    def is_frozen_apart(self) -> bool:
+        """Whether `encode_frozen` can run."""
+        try:
+            self.check_frozen()
+        except ValueError:
+            return False
+        return True
 
     def forward_frozen(
         self, frozen_output: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
@@ -917,8 +926,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         num_tokens = layout.pool(self.config.joint_pooling).num_tokens
         if frozen_output.ndim != 4 or frozen_output.shape[2] != num_tokens:
             raise ValueError(
-                f"`frozen_output` must be (batch, 1 or 2, {num_tokens}, {self.config.hidden_size}), as `encode_frozen` "
-                f"gives it, got {tuple(frozen_output.shape)}."
+                f"`frozen_output` must be (batch, 1 or 2, {num_tokens}, {self.config.hidden_size}), as "
+                f"`encode_frozen` gives it, got {tuple(frozen_output.shape)}."
             )
         hidden_states, embedding_output = frozen_output[:, 0], frozen_output[:, -1]
         states = self.run_layers(hidden_states, embedding_output, layout, None, start=before, **kwargs)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers import (
     EvalPrediction,
@@ -29,6 +28,8 @@ from transformers.utils import ModelOutput
 from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, collate_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
 from ..model.loss_tubevit import classification_loss, count_labels
+from ..model.modeling_tubevit import TubeViTModel
+from .frozen import FrozenClips
 
 
 class TrainingDiverged(RuntimeError):
@@ -42,18 +43,22 @@ class VideoTrainer(Trainer):
     metrics, clips seen a second and the share of time that training waited for them, an end when the loss is no longer
     finite, and checkpoints that [`find_checkpoint`] can tell to be whole.
 
+    Of a TubeViT whose first layers are frozen MixUp blends what these give, and so does training on [`FrozenClips`],
+    for which that was computed before.
+
     A [`TubeViTForJointClassification`] trains on a [`JointDataset`]: each batch is of one dataset and goes through the
     head of its name.
 
     Args:
         mixup: alpha of MixUp, which blends pairs of clips and their labels; 0 for none.
         weights: share of batches of each of the joint datasets, up to a factor; by default as long as they are.
-        kwargs: of the Trainer; datasets are [`ClipDataset`]s or joint ones, evaluation's of [`EvaluationViews`].
+        kwargs: of the Trainer; datasets are [`ClipDataset`]s, joint or frozen ones, evaluation's of
+            [`EvaluationViews`].
     """
 
     # of what the Trainer takes, what this one does
     model: PreTrainedModel  # pyrefly: ignore[bad-override-mutable-attribute]
-    train_dataset: ClipDataset | JointDataset | None  # pyrefly: ignore[bad-override-mutable-attribute]
+    train_dataset: ClipDataset | FrozenClips | JointDataset | None  # pyrefly: ignore[bad-override-mutable-attribute]
     batches: ShuffledBatches | JointBatches
 
     def __init__(
@@ -69,7 +74,7 @@ class VideoTrainer(Trainer):
         self.heads: dict[str | None, PreTrainedConfig] = {}
         self.head = self.model.config
         dataset = self.eval_dataset if self.train_dataset is None else self.train_dataset
-        if self.model.config.problem_type is None and isinstance(dataset, ClipDataset):
+        if self.model.config.problem_type is None and isinstance(dataset, (ClipDataset, FrozenClips)):
             # a model would infer it from the first labels, which MixUp and smoothing change
             several = dataset.num_labels is not None
             self.model.config.problem_type = "multi_label_classification" if several else "single_label_classification"
@@ -135,8 +140,11 @@ class VideoTrainer(Trainer):
         head = self.choose_head(inputs)
         if self.mixup:
             mix = v2.MixUp(alpha=self.mixup, num_classes=count_labels(head))
-            clips, labels = mix(tv_tensors.Video(inputs["pixel_values"]), inputs["labels"])
-            inputs = {**inputs, "pixel_values": clips.as_subclass(torch.Tensor), "labels": labels}
+            inputs = self.run_frozen(inputs)
+            name = "frozen_output" if "frozen_output" in inputs else "pixel_values"
+            # as pictures of one row, since torchvision asks for such
+            clips, labels = mix(inputs[name].flatten(1)[:, None, None], inputs["labels"])
+            inputs = {**inputs, name: clips.view_as(inputs[name]), "labels": labels}
         # some models call it otherwise
         name = self.model.main_input_name
         inputs = {name if key == "pixel_values" else key: value for key, value in inputs.items()}
@@ -147,6 +155,23 @@ class VideoTrainer(Trainer):
                 f"for longer; the checkpoints in {self.args.output_dir} were saved before."
             )
         return loss
+
+    def run_frozen(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What the frozen layers give instead of clips, where they can be run apart."""
+        base_model = getattr(self.model, "base_model", None)
+        if (
+            "pixel_values" not in inputs
+            or not isinstance(base_model, TubeViTModel)
+            or not base_model.is_frozen_apart()
+        ):
+            return inputs
+        inputs = dict(self._prepare_inputs(inputs))
+        training = base_model.training
+        base_model.eval()
+        with self.compute_loss_context_manager():
+            frozen_output = base_model.encode_frozen(inputs.pop("pixel_values")).float()
+        base_model.train(training)
+        return {**inputs, "frozen_output": frozen_output}
 
     def compute_video_loss(
         self, outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None

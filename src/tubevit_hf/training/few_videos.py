@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe for few videos: a hundred clips of one's own, a pretrained image ViT, minutes on a laptop.
+
+Each of eight frames goes through the first three quarters of the ViT by itself, which stays as it is. What comes of
+that is averaged over regions of space and time, as a mean over time and the differences from it, and a linear
+classifier reads that. It is fitted in closed form to many random clips of each video; which layers it reads, whether
+it needs means and differences, and how strongly it is held back is chosen by cross-validation on the training videos.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from ..data import TrainingClip, get_names, is_multi_label
+from ..model.configuration_tubevit import TubeViTConfig
+from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTPreTrainedModel
+from ..model.video_processing_tubevit import TubeViTVideoProcessor
+from . import ridge
+from .frozen import FrozenClips
+
+
+# copies that cross-validation looks at; the classifier is fitted to all
+VALIDATION_COPIES = 8
+# samples whose products with each other fit into a laptop's memory
+MAX_SAMPLES = 8_000
+
+
+@dataclass(frozen=True)
+class FewVideosRecipe:
+    """Settings of the recipe.
+
+    Args:
+        num_frames: of a clip, spread over all of a video.
+        depths: shares of the encoder's layers, behind which tokens may be read.
+        pooling_grid: regions of time, height and width.
+        copies: random clips of each video.
+        crop_scale, time_scale, color_jitter, horizontal_flip: of these, see [`TrainingClip`].
+        eval_clips, eval_crops, eval_mirror: views that are averaged, see [`EvaluationViews`].
+    """
+
+    num_frames: int = 8
+    depths: tuple[float, ...] = (0.5, 0.75)
+    pooling_grid: tuple[int, int, int] = (8, 4, 4)
+    copies: int = 30
+    crop_scale: tuple[float, float] = (0.4, 1.0)
+    time_scale: float = 0.7
+    color_jitter: float = 0.4
+    horizontal_flip: bool = True
+    eval_clips: int = 2
+    eval_crops: int = 3
+    eval_mirror: bool = True
+
+    def clip_arguments(self) -> dict[str, Any]:
+        """What the recipe says of clips, by the names of the example's arguments."""
+        return {
+            "num_frames": self.num_frames,
+            "copies": self.copies,
+            "time_scale": self.time_scale,
+            "color_jitter": self.color_jitter,
+            "horizontal_flip": self.horizontal_flip,
+            "eval_clips": self.eval_clips,
+            "eval_crops": self.eval_crops,
+            "eval_mirror": self.eval_mirror,
+        }
+
+    def make_config(self, config: TubeViTConfig, labels: Sequence[str]) -> TubeViTConfig:
+        """Configuration of the model that is fitted, of a TubeViT's: its tube of one frame, and its first layers.
+
+        Raises:
+            ValueError: the TubeViT has no such tube.
+        """
+        settings = config.to_dict()
+        settings |= {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+            "problem_type": "single_label_classification",
+        }
+        if config.pooling_type == "grid":
+            # of this recipe already
+            return TubeViTConfig(**settings)
+        patches = [tube for tube in config.resolved_tubes if tube.sees_one_frame]
+        if not patches:
+            raise ValueError(
+                "None of the model's tubes sees a single frame, as an image ViT's patches do; this recipe reads such. "
+                "Start from an image ViT, by `tubevit convert`."
+            )
+        patch = patches[0]
+        tube = replace(patch, stride=(1, *patch.stride[1:]), offset=(0, *patch.offset[1:]))
+        numbers = sorted({max(1, round(depth * config.num_hidden_layers)) for depth in self.depths})
+        settings |= {
+            "tubes": [tube.to_dict()],
+            "num_frames": self.num_frames,
+            "num_hidden_layers": numbers[-1],
+            "joint_layer": numbers[-1],
+            "joint_pooling": [1, 1],
+            "freeze_before": numbers[-1],
+            "gate_layer": None,
+            "pooling_type": "grid",
+            "pooling_grid": list(self.pooling_grid),
+            "pooling_layers": numbers,
+        }
+        return TubeViTConfig(**settings)
+
+    def start(self, source: TubeViTPreTrainedModel, labels: Sequence[str]) -> TubeViTForVideoClassification:
+        """A model with the weights of a TubeViT as far as it reads them, and a new head.
+
+        Raises:
+            ValueError: the TubeViT has no tube that sees one frame, or learned positions for other clips.
+        """
+        old = source.base_model
+        config = self.make_config(old.config, labels)
+        model = TubeViTForVideoClassification(config)
+        # of several tubes one is left
+        patch = next(index for index, tube in enumerate(old.config.resolved_tubes) if tube.sees_one_frame)
+        names = {f"embeddings.{part}.{patch}": f"embeddings.{part}.0" for part in ("tubes", "position_embeddings")}
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in old.state_dict().items():
+            begin = next((before for before in names if name == before or name.startswith(f"{before}.")), None)
+            tensors[name if begin is None else names[begin] + name.removeprefix(begin)] = tensor
+        wanted = model.tubevit.state_dict()
+        for name, parameter in wanted.items():
+            if name not in tensors or tensors[name].shape != parameter.shape:
+                raise ValueError(
+                    f"the model's `position_embedding_type` {old.config.position_embedding_type!r} does not go with "
+                    f"clips of {self.num_frames} frames: {name} cannot be taken over."
+                )
+        model.tubevit.load_state_dict({name: tensors[name] for name in wanted})
+        return model.eval()
+
+    def training_clip(self, processor: TubeViTVideoProcessor) -> TrainingClip:
+        return TrainingClip(
+            processor,
+            self.num_frames,
+            random_crop=True,
+            crop_scale=self.crop_scale,
+            time_scale=self.time_scale,
+            color_jitter=self.color_jitter,
+            horizontal_flip=self.horizontal_flip,
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of the features is read: behind which layers, and which of mean and differences."""
+
+    layers: tuple[int, ...]
+    parts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"layers {'+'.join(map(str, self.layers))}, {' and '.join(self.parts)}"
+
+
+@dataclass
+class FewVideosReport:
+    """How the choices did in cross-validation on the training videos.
+
+    Args:
+        chosen: the best by log loss.
+        validations: of all choices.
+        notes: what a user should know.
+    """
+
+    chosen: Choice
+    validations: dict[Choice, ridge.Validation]
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "chosen": str(self.chosen),
+            "choices": {str(choice): vars(found) for choice, found in self.validations.items()},
+            "notes": self.notes,
+        }
+
+
+def fit_few_videos(
+    model: TubeViTForVideoClassification, frozen: FrozenClips, groups: Sequence[str] | None = None
+) -> tuple[TubeViTForVideoClassification, FewVideosReport]:
+    """Fits the classifier of a model that [`FewVideosRecipe.start`] made.
+
+    Args:
+        model: whose frozen layers gave what is fitted.
+        frozen: the training videos, by [`cache_frozen`].
+        groups: of each video, such as who or where it was filmed: videos of one group are held out together. By
+            default each by itself.
+
+    Returns:
+        The fitted model, without the layers that are not read; and the report.
+
+    Raises:
+        ValueError: too few videos or groups to choose anything, too many for a closed form, or videos with several
+            labels.
+    """
+    labels, numbers = check_videos(frozen.rows, frozen.copies, groups)
+    num_labels = len(get_names(frozen.rows))
+    blocks = feature_blocks(model.config)
+    choices = list_choices(model.config)
+
+    # which choice: a few copies of each video will do
+    copies = min(VALIDATION_COPIES, frozen.copies)
+    read = reader(frozen, copies)
+    videos = torch.arange(len(labels)).repeat_interleave(copies)
+    standardization = ridge.standardize(read, len(videos))
+    names = list(blocks)
+    products = dict(zip(names, ridge.products(read, len(videos), standardization, [[blocks[n]] for n in names])))
+    validations = {
+        choice: ridge.cross_validate(sum_products(products, choice), videos, labels, numbers, num_labels)
+        for choice in choices
+    }
+    chosen = min(validations, key=lambda choice: validations[choice].loss)
+    report = FewVideosReport(chosen, validations, notes_on(chosen, validations, num_labels))
+
+    # and then all of them
+    read = reader(frozen, frozen.copies)
+    videos = torch.arange(len(labels)).repeat_interleave(frozen.copies)
+    standardization = ridge.standardize(read, len(videos))
+    which = [blocks[name] for name in names if name[0] in chosen.layers and name[1] in chosen.parts]
+    [product] = ridge.products(read, len(videos), standardization, [which])
+    weight, bias = ridge.fit(read, product, standardization, labels[videos], num_labels, validations[chosen])
+    unread = torch.ones(weight.shape[1], dtype=torch.bool)
+    for block in which:
+        unread[block] = False
+    bias = bias + weight[:, unread] @ standardization.mean[unread]
+    weight[:, unread] = 0
+    return put_together(model, chosen, weight, bias), report
+
+
+def check_videos(rows: Dataset, copies: int, groups: Sequence[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels and groups as numbers; raises as [`fit_few_videos`]."""
+    if is_multi_label(rows):
+        raise ValueError("The recipe for few videos is for one label a video; these have several.")
+    labels = torch.tensor(rows["label"])
+    for label, name in enumerate(get_names(rows)):
+        if (count := int((labels == label).sum())) < 2:
+            raise ValueError(
+                f"The class {name!r} has {count} training video(s), and two are the least to learn from and to check "
+                "with. Add some, or remove the class."
+            )
+    if (samples := len(labels) * copies) > MAX_SAMPLES:
+        raise ValueError(
+            f"{len(labels)} videos times {copies} copies are {samples} clips; the closed form takes {MAX_SAMPLES}. "
+            f"Ask for fewer copies, such as {max(1, MAX_SAMPLES // len(labels))}, or train by gradients."
+        )
+    if groups is None:
+        return labels, torch.arange(len(labels))
+    if len(groups) != len(labels):
+        raise ValueError(f"`groups` must name one for each of the {len(labels)} videos, got {len(groups)}.")
+    known = sorted(set(groups))
+    if len(known) < 2:
+        raise ValueError(
+            f"All training videos are of one group, {known[0]!r}, and nothing can be held out. Give groups that tell "
+            "videos apart, or none."
+        )
+    return labels, torch.tensor([known.index(group) for group in groups])
+
+
+def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], slice]:
+    """Where the features of each layer lie: means over time, then differences."""
+    steps, rows, columns = config.pooling_grid
+    length = rows * columns * config.hidden_size
+    blocks: dict[tuple[int, str], slice] = {}
+    start = 0
+    for layer in config.pooling_layers or [config.num_hidden_layers]:
+        blocks[layer, "means"] = slice(start, start + length)
+        blocks[layer, "differences"] = slice(start + length, start + (1 + steps) * length)
+        start += (1 + steps) * length
+    return blocks
+
+
+def list_choices(config: TubeViTConfig) -> list[Choice]:
+    layers = config.pooling_layers or [config.num_hidden_layers]
+    return [
+        Choice(chosen, parts)
+        for number in range(1, len(layers) + 1)
+        for chosen in combinations(layers, number)
+        for parts in (("means", "differences"), ("means",), ("differences",))
+    ]
+
+
+def sum_products(products: dict[tuple[int, str], torch.Tensor], choice: Choice) -> torch.Tensor:
+    total = sum(products[layer, part] for layer in choice.layers for part in choice.parts)
+    assert isinstance(total, torch.Tensor)
+    return total
+
+
+def reader(frozen: FrozenClips, copies: int) -> ridge.ReadFeatures:
+    def read(samples: torch.Tensor) -> torch.Tensor:
+        return torch.stack([frozen.get_output(*divmod(sample, copies)) for sample in samples.tolist()])
+
+    return read
+
+
+def notes_on(chosen: Choice, validations: dict[Choice, ridge.Validation], num_labels: int) -> list[str]:
+    best = {
+        parts: max(found.accuracy for choice, found in validations.items() if choice.parts == parts)
+        for parts in {choice.parts for choice in validations}
+    }
+    still = best[("means",)]
+    moving = max(accuracy for parts, accuracy in best.items() if "differences" in parts)
+    notes = [
+        f"Held-out training videos: {validations[chosen].accuracy:.1%} right with {chosen}; chance is about "
+        f"{1 / num_labels:.1%}."
+    ]
+    if still >= moving:
+        notes.append(
+            f"What stands still in a video does as well ({still:.1%}) as what changes ({moving:.1%}): an image model "
+            "on single frames may be all that these classes need."
+        )
+    else:
+        notes.append(f"Without what changes over time it would be {still:.1%}: motion matters here.")
+    return notes
+
+
+def read_features(config: TubeViTConfig, chosen: Choice) -> torch.Tensor:
+    """Which of the features are read by a choice of layers, both parts of each."""
+    blocks = feature_blocks(config)
+    features = torch.arange(config.pooled_size)
+    return torch.cat([features[block] for (layer, _), block in blocks.items() if layer in chosen.layers])
+
+
+def put_together(
+    model: TubeViTForVideoClassification, chosen: Choice, weight: torch.Tensor, bias: torch.Tensor
+) -> TubeViTForVideoClassification:
+    """The model with the chosen layers only, and its classifier."""
+    last = chosen.layers[-1]
+    settings = model.config.to_dict() | {
+        "num_hidden_layers": last,
+        "joint_layer": last,
+        "freeze_before": last,
+        "pooling_layers": list(chosen.layers),
+    }
+    smaller = TubeViTForVideoClassification(TubeViTConfig(**settings)).to(device=model.device, dtype=model.dtype)
+    state = model.tubevit.state_dict()
+    smaller.tubevit.load_state_dict({name: state[name] for name in smaller.tubevit.state_dict()})
+    smaller.classifier.load_state_dict({"weight": weight[:, read_features(model.config, chosen)], "bias": bias})
+    return smaller.eval()
+
+
+FEW_VIDEOS = FewVideosRecipe()
+
+__all__ = ["FEW_VIDEOS", "Choice", "FewVideosRecipe", "FewVideosReport", "check_videos", "fit_few_videos"]

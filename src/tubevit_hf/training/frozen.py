@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the frozen layers of a model give of the clips of a data set, computed once and kept in a folder."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset as HFDataset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..data import ClipDataset
+from ..data.splits import name_of, path_of
+from ..model.modeling_tubevit import TubeViTPreTrainedModel
+
+
+SETTINGS_NAME = "frozen.json"
+# clips of a shard: what a killed run loses at most
+SHARD_SIZE = 64
+
+
+class FrozenCacheMismatch(ValueError):
+    """A folder holds what another model, other data or other settings gave; the message names the difference."""
+
+
+class FrozenClips(Dataset[dict[str, Any]]):
+    """The clips of a [`ClipDataset`] with `copies`, as what the frozen part of a model gave of them: see
+    [`cache_frozen`]. An epoch has one copy of each, in the same turn as the clips themselves would come."""
+
+    def __init__(
+        self,
+        clips: ClipDataset,
+        folder: str | Path,
+        indices: Sequence[int] | None = None,
+        copies: int | None = None,
+    ):
+        assert clips.copies is not None  # `cache_frozen` asks for them
+        self.clips, self.folder, self.copies = clips, Path(folder), copies or clips.copies
+        self.indices = range(len(clips)) if indices is None else indices
+        # pyrefly: ignore[bad-assignment]  datasets' decorators say that it may be a DatasetDict
+        self.rows: HFDataset = clips.rows if indices is None else clips.rows.select(indices)
+        self.num_labels, self.name, self.epoch = clips.num_labels, clips.name, clips.epoch
+        self.shards: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def select(self, indices: Sequence[int] | None = None, copies: int | None = None) -> "FrozenClips":
+        """Those of some videos, or fewer copies of each."""
+        indices = range(len(self)) if indices is None else indices
+        return FrozenClips(self.clips, self.folder, [self.indices[index] for index in indices], copies or self.copies)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`frozen_output` of the epoch's copy, and `labels`."""
+        copy = int(self.epoch) % self.copies
+        return {"frozen_output": self.get_output(index, copy), "labels": self.clips.get_labels(self.indices[index])}
+
+    def get_output(self, index: int, copy: int) -> torch.Tensor:
+        assert self.clips.copies is not None
+        shard, place = divmod(self.indices[index] * self.clips.copies + copy, SHARD_SIZE)
+        if shard not in self.shards:
+            self.shards[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
+        return torch.from_numpy(self.shards[shard][place].copy())
+
+    def set_epoch(self, epoch: int) -> None:
+        self.clips.set_epoch(epoch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers map the files themselves
+        return {**self.__dict__, "shards": {}}
+
+
+def cache_frozen(
+    model: TubeViTPreTrainedModel,
+    clips: ClipDataset,
+    folder: str | Path,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    bf16: bool = False,
+    overwrite: bool = False,
+) -> FrozenClips:
+    """Runs the frozen part of a model on all copies of all clips, once: what is in the folder already is not computed
+    again, and a run that was killed goes on.
+
+    Args:
+        model: with `freeze_before`, on its device.
+        clips: with `copies`.
+        folder: of the cache; `SIZE = frozen_size(model, clips)` bytes will be in it.
+        batch_size: clips at once.
+        num_workers: processes that read clips.
+        bf16: whether to compute in bfloat16.
+        overwrite: whether what another model, other data or other settings gave makes way.
+
+    Raises:
+        FrozenCacheMismatch: the folder holds such, and `overwrite` is false.
+        ValueError: nothing can be kept of this model, or the clips have no `copies`.
+        OSError: the disk has too little room.
+    """
+    if clips.copies is None:
+        raise ValueError("`clips` has no `copies`: without, every epoch has other clips, and nothing can be kept.")
+    folder = Path(folder)
+    shape = frozen_shape(model)
+    check_settings(folder, describe(model, clips, bf16), overwrite)
+    num_clips = len(clips) * clips.copies
+    missing = [number for number in range(-(-num_clips // SHARD_SIZE)) if not shard_path(folder, number).exists()]
+    check_room(folder, len(missing) * SHARD_SIZE * frozen_bytes(shape))
+    training = model.training
+    model.eval()
+    try:
+        fill(model, clips, folder, missing, batch_size, num_workers, bf16)
+    finally:
+        model.train(training)
+    return FrozenClips(clips, folder)
+
+
+def fill(
+    model: TubeViTPreTrainedModel,
+    clips: ClipDataset,
+    folder: Path,
+    shards: list[int],
+    batch_size: int,
+    num_workers: int,
+    bf16: bool,
+) -> None:
+    assert clips.copies is not None
+    num_clips = len(clips) * clips.copies
+    wanted = [item for shard in shards for item in range(shard * SHARD_SIZE, min(num_clips, (shard + 1) * SHARD_SIZE))]
+    loader = DataLoader(Copies(clips, wanted), batch_size, num_workers=num_workers)
+    bar = tqdm(total=len(wanted), desc="Frozen layers", unit="clip", disable=None)
+    done = iterate_outputs(model, loader, bf16)
+    for shard in shards:
+        length = min(num_clips - shard * SHARD_SIZE, SHARD_SIZE)
+        outputs = []
+        for _ in range(length):
+            outputs.append(next(done))
+            bar.update()
+        path = shard_path(folder, shard)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with open(unfinished, "wb") as file:
+            np.save(file, np.stack(outputs))
+        os.replace(unfinished, path)
+    bar.close()
+
+
+def iterate_outputs(
+    model: TubeViTPreTrainedModel, loader: DataLoader[torch.Tensor], bf16: bool
+) -> Iterator[np.ndarray]:
+    for pixel_values in loader:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            outputs = model.base_model.encode_frozen(pixel_values.to(model.device))
+        yield from outputs.float().cpu().numpy()
+
+
+class Copies(Dataset[torch.Tensor]):
+    """Clips by number, all copies of a row one after another."""
+
+    def __init__(self, clips: ClipDataset, wanted: list[int]):
+        self.clips, self.wanted = clips, wanted
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        assert self.clips.copies is not None
+        row, copy = divmod(self.wanted[index], self.clips.copies)
+        return self.clips.get_clip(row, copy)["pixel_values"]
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"clips-{number:05d}.npy"
+
+
+def frozen_shape(model: TubeViTPreTrainedModel) -> tuple[int, ...]:
+    """Of what the frozen part gives of a clip; raises as [`TubeViTModel.encode_frozen`]."""
+    config = model.config
+    before = model.base_model.check_frozen()
+    if config.pooling_type == "grid":
+        return (config.pooled_size,)
+    with_gate = config.gate_layer is not None and config.gate_layer >= before
+    num_tokens = config.token_layout().pool(config.joint_pooling).num_tokens
+    return (1 + with_gate, num_tokens, config.hidden_size)
+
+
+def frozen_bytes(shape: tuple[int, ...]) -> int:
+    return 4 * int(np.prod(shape))
+
+
+def frozen_size(model: TubeViTPreTrainedModel, clips: ClipDataset) -> int:
+    """Bytes that [`cache_frozen`] will write, in float32."""
+    return len(clips) * (clips.copies or 1) * frozen_bytes(frozen_shape(model))
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises an `OSError` if the disk cannot hold as many bytes."""
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise OSError(
+            f"{folder}: what the frozen layers give takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free. "
+            "Choose another folder, or fewer copies of each clip."
+        )
+
+
+def check_settings(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Notes what a folder is made of, or holds it against what is noted there."""
+    path = folder / SETTINGS_NAME
+    settings = json.loads(json.dumps(settings, default=str))
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = sorted(name for name in {*settings, *before} if settings.get(name) != before.get(name))
+        if not other:
+            return
+        if not overwrite:
+            raise FrozenCacheMismatch(
+                f"{folder} holds what the frozen layers gave with another {', another '.join(other)}. Remove it, or "
+                "choose another folder."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    # the note goes first and comes last, so that no shard is ever beside a note of others
+    path.unlink(missing_ok=True)
+    for shard in folder.glob("clips-*"):
+        shard.unlink()
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def describe(model: TubeViTPreTrainedModel, clips: ClipDataset, bf16: bool) -> dict[str, Any]:
+    """All that the outputs depend on."""
+    config = model.config.to_dict()
+    about_head = (
+        "id2label",
+        "label2id",
+        "problem_type",
+        "num_labels",
+        "architectures",
+        "_name_or_path",
+        "name_or_path",
+    )
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {
+        "configuration": {name: value for name, value in config.items() if name not in about_head},
+        "frozen weights": hash_frozen(model),
+        "list of videos": hash_rows(clips),
+        "kind of clip": clips.load.describe(),  # pyrefly: ignore[missing-attribute]  a TrainingClip
+        "seed": clips.seed,
+        "number of copies": clips.copies,
+        "precision": "bfloat16" if bf16 else dtype,
+    }
+
+
+def hash_frozen(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def hash_rows(clips: ClipDataset) -> str:
+    """Of the videos in order: a file by its path, size and time of change, others by their bytes."""
+    digest = hashlib.sha256()
+    for index in range(len(clips)):
+        video = path_of(clips.rows[index])
+        if isinstance(video, bytes):
+            digest.update(hashlib.sha256(video).digest())
+        else:
+            status = os.stat(video) if os.path.exists(video) else None
+            facts = None if status is None else (status.st_size, status.st_mtime_ns)
+            digest.update(repr((name_of(index, clips.rows[index]), facts)).encode())
+    return digest.hexdigest()

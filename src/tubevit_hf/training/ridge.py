@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear classifier in closed form: ridge regression onto the classes, whose strength is chosen by cross-validation
+over groups, brought to probabilities by a temperature.
+
+Samples are few and features many, so all is done with the products of samples with each other (the dual form).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..extras import of_extra
+
+
+# of the mean square of a sample
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+TEMPERATURES = torch.logspace(-2.5, 0.5, 61).tolist()
+NUM_FOLDS = 5
+# rows of features at once
+CHUNK = 512
+
+# rows of features `(n, features)` of samples
+ReadFeatures = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Standardization:
+    """Mean and standard deviation of each feature."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return (features - self.mean) / self.std
+
+
+def standardize(read: ReadFeatures, num_samples: int) -> Standardization:
+    total = square = torch.zeros((), dtype=torch.float64)
+    for rows in torch.arange(num_samples).split(CHUNK):
+        features = read(rows).double()
+        total, square = total + features.sum(dim=0), square + features.square().sum(dim=0)
+    mean = total / num_samples
+    std = (square / num_samples - mean.square()).clamp_min(0).sqrt()
+    # a feature that never changes says nothing, whatever it is divided by
+    return Standardization(mean.float(), std.clamp_min(1e-4 * std.mean().clamp_min(1e-12)).float())
+
+
+def products(
+    read: ReadFeatures, num_samples: int, standardization: Standardization, parts: Sequence[Sequence[slice]]
+) -> list[torch.Tensor]:
+    """For each part, some columns of the features, the products of all samples with each other: `(n, n)` each."""
+    found = [torch.zeros(num_samples, num_samples) for _ in parts]
+    chunks = torch.arange(num_samples).split(CHUNK)
+    for i, rows in enumerate(chunks):
+        left = standardization(read(rows))
+        for j, columns in enumerate(chunks[: i + 1]):
+            right = left if i == j else standardization(read(columns))
+            for product, part in zip(found, parts):
+                block = torch.stack([left[:, which] @ right[:, which].T for which in part]).sum(dim=0)
+                product[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = block
+                product[columns[0] : columns[-1] + 1, rows[0] : rows[-1] + 1] = block.T
+    return found
+
+
+def solve(product: torch.Tensor, targets: torch.Tensor, strength: float) -> torch.Tensor:
+    """What each sample weighs: `(n, n)`, `(n, classes) -> (n, classes)`."""
+    penalty = strength * product.diagonal().mean()
+    regular = product + penalty * torch.eye(len(product), dtype=product.dtype)
+    return torch.cholesky_solve(targets.to(product.dtype), torch.linalg.cholesky(regular))
+
+
+def make_targets(labels: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One for the right class and zero for others, less the mean; and that mean."""
+    targets = torch.nn.functional.one_hot(labels, num_labels).double()
+    mean = targets.mean(dim=0)
+    return targets - mean, mean
+
+
+def make_folds(labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Number of the fold of each video: a group is in one fold, and folds are alike in their classes."""
+    with of_extra("demo"):
+        from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(min(NUM_FOLDS, len(groups.unique())), shuffle=True, random_state=0)
+    folds = torch.zeros_like(labels)
+    for number, (_, test) in enumerate(splitter.split(labels.numpy(), labels.numpy(), groups.numpy())):
+        folds[torch.from_numpy(test)] = number
+    return folds
+
+
+@dataclass
+class Validation:
+    """How a choice of parts and strength did on held-out groups.
+
+    Args:
+        accuracy: share of held-out videos that are right, each by the mean of its copies.
+        strength: of the ridge, the best of `STRENGTHS`.
+        temperature: that makes probabilities of the scores of single copies.
+    """
+
+    accuracy: float
+    strength: float
+    temperature: float
+    loss: float
+
+
+def cross_validate(
+    product: torch.Tensor, videos: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor, num_labels: int
+) -> Validation:
+    """The best strength, by the log loss of held-out groups.
+
+    Args:
+        product: `(n, n)` of all samples.
+        videos: which video each sample is a copy of, `(n,)`.
+        labels, groups: of each video.
+    """
+    folds = make_folds(labels, groups)
+    best: Validation | None = None
+    for strength in STRENGTHS:
+        scores = torch.zeros(len(videos), num_labels, dtype=torch.float64)
+        for fold in folds.unique():
+            test = folds[videos] == fold
+            train = ~test
+            targets, mean = make_targets(labels[videos[train]], num_labels)
+            weights = solve(product[train][:, train], targets, strength)
+            scores[test] = (product[test][:, train] @ weights).double() + mean
+        truth = labels[videos]
+        loss, temperature = min(
+            (float(torch.nn.functional.cross_entropy(scores / temperature, truth)), temperature)
+            for temperature in TEMPERATURES
+        )
+        probabilities = (scores / temperature).softmax(dim=1)
+        of_videos = torch.zeros(len(labels), num_labels, dtype=torch.float64).index_add(0, videos, probabilities)
+        accuracy = float((of_videos.argmax(dim=1) == labels).double().mean())
+        found = Validation(accuracy, strength, temperature, loss)
+        if best is None or (found.accuracy, -found.loss) > (best.accuracy, -best.loss):
+            best = found
+    assert best is not None
+    return best
+
+
+def fit(
+    read: ReadFeatures,
+    product: torch.Tensor,
+    standardization: Standardization,
+    labels: torch.Tensor,
+    num_labels: int,
+    validation: Validation,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight `(classes, features)` and bias of the classifier; takes raw features, and gives logits.
+
+    Args:
+        read: gives all features of the chosen parts.
+        product, labels: of all samples.
+        standardization: of the chosen parts.
+    """
+    targets, mean = make_targets(labels, num_labels)
+    shares = solve(product, targets, validation.strength)
+    weight = sum(
+        shares[rows].float().T @ standardization(read(rows)) for rows in torch.arange(len(labels)).split(CHUNK)
+    )
+    assert isinstance(weight, torch.Tensor)
+    # the standardisation goes into the weights
+    weight = weight / standardization.std
+    bias = mean.float() - weight @ standardization.mean
+    return weight / validation.temperature, bias / validation.temperature
