@@ -35,7 +35,14 @@ from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVide
 from tubevit_hf.data import ClipDataset, EvaluationViews
 from tubevit_hf.data.annotations import find_videos
 from tubevit_hf.data.splits import path_of
-from tubevit_hf.training.few_videos import FEW_VIDEOS, FewVideosRecipe, fit_few_videos, read_features
+from tubevit_hf.training.few_videos import (
+    FEW_VIDEOS,
+    Choice,
+    FewVideosRecipe,
+    fit_few_videos,
+    list_choices,
+    read_features,
+)
 from tubevit_hf.training.frozen import FrozenClips, cache_frozen
 
 
@@ -63,6 +70,8 @@ class Row:
         name: of it.
         recipe: what is fitted.
         copies: how many of the recipe's random clips of each video are used; `None` for all.
+        depth: the only of the recipe's depths whose layers may be read, by its place; `None` for all.
+        parts: the only parts that may be read; `None` for all.
         random_weights: whether the ViT has random weights instead of its own.
         order: of the frames at test time.
     """
@@ -70,20 +79,33 @@ class Row:
     name: str
     recipe: FewVideosRecipe = FEW_VIDEOS
     copies: int | None = None
+    depth: int | None = None
+    parts: tuple[str, ...] | None = None
     random_weights: bool = False
     order: str = "as filmed"
+
+    def choices(self, config: TubeViTConfig) -> list[Choice]:
+        return [
+            choice
+            for choice in list_choices(config)
+            if self.depth is None or choice.layers == (config.pooling_layers[self.depth],)
+            if self.parts is None or choice.parts == self.parts
+        ]
 
 
 ONE_FRAME = replace(FEW_VIDEOS, num_frames=1, pooling_grid=(1, *FEW_VIDEOS.pooling_grid[1:]))
 ROWS = (
     Row("the recipe"),
-    Row("one random clip of each video instead of 30", copies=1),
-    Row("ten", copies=10),
-    Row("layers behind three quarters of the depth only", replace(FEW_VIDEOS, depths=(0.75,))),
-    Row("behind half of it only", replace(FEW_VIDEOS, depths=(0.5,))),
     Row("test clips in reversed order", order="reversed"),
     Row("test clips shuffled", order="shuffled"),
-    Row("one frame of each clip", ONE_FRAME),
+    Row("1 random clip of each video", copies=1),
+    Row("10 random clips of each video", copies=10),
+    Row("behind half of the layers only", depth=0),
+    Row("behind two thirds only", depth=1),
+    Row("behind three quarters only", depth=2),
+    Row("means over time only", parts=("means",)),
+    Row("differences only", parts=("differences",)),
+    Row("one frame of each clip", ONE_FRAME, parts=("means",)),
     Row("random weights", random_weights=True),
 )
 
@@ -187,7 +209,7 @@ class Cached:
     def __init__(self, source: str, videos: Videos, row: Row, seed: int, folder: Path):
         self.source, self.videos, self.row, self.seed = source, videos, row, seed
         recipe = row.recipe
-        kind = f"{recipe.num_frames}-{'-'.join(map(str, recipe.depths))}-{'random' if row.random_weights else 'own'}"
+        kind = f"{recipe.num_frames}-frames-{'random' if row.random_weights else 'own'}-weights"
         self.folder = folder / kind
 
     @cached_property
@@ -199,7 +221,7 @@ class Cached:
         if self.row.random_weights:
             model = type(model)(model.config)
         processor = TubeViTVideoProcessor(**conversion.preprocessing, num_frames=recipe.num_frames)
-        model = recipe.start(model, rows.features["label"].names)
+        model = recipe.start(model)
         bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
         keep = partial(cache_frozen, model, num_workers=1, bf16=bf16)
         clips = ClipDataset(rows, recipe.training_clip(processor), seed=self.seed, copies=recipe.copies)
@@ -219,11 +241,21 @@ def run_task(features: Cached, videos: Videos, row: Row, task: Task, seed: int) 
     model, clips, views, view = features.loaded
     start = time.perf_counter()
     clips = clips.select(task.train.tolist(), row.copies)
-    fitted, found = fit_few_videos(model, clips, videos.groups[task.train].tolist())
+    clips.rows = keep_classes(clips.rows)
+    fitted, found = fit_few_videos(model, clips, videos.groups[task.train].tolist(), row.choices(model.config))
     seconds = time.perf_counter() - start
     kept = read_features(model.config, found.chosen)
-    labels = torch.tensor(videos.rows["label"])[task.test]
-    result = {"chosen": str(found.chosen), "seconds": seconds, "videos": len(task.test)}
+    names = videos.rows.features["label"].names
+    labels = torch.tensor([fitted.config.label2id[names[videos.rows[index]["label"]]] for index in task.test.tolist()])
+    validation = found.validations[found.chosen]
+    result = {
+        "chosen": str(found.chosen),
+        "validation": 100 * validation.accuracy,
+        "validation loss": validation.loss,
+        "strength": validation.strength,
+        "seconds": seconds,
+        "videos": len(task.test),
+    }
     for name, cached in (("one view", view), ("views", views)):
         found_labels = []
         for index in task.test.tolist():
@@ -232,6 +264,15 @@ def run_task(features: Cached, videos: Videos, row: Row, task: Task, seed: int) 
             found_labels.append(logits.softmax(dim=1).mean(dim=0).argmax())
         result[name] = 100 * (torch.stack(found_labels) == labels).double().mean().item()
     return result
+
+
+def keep_classes(rows: Dataset) -> Dataset:
+    """Without the classes of which no video is left."""
+    label = rows.features["label"]
+    names = [name for number, name in enumerate(label.names) if number in set(rows["label"])]
+    labels = [names.index(label.int2str(number)) for number in rows["label"]]
+    features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
+    return Dataset.from_dict({"video": rows["video"], "label": labels}, features=features)
 
 
 def reorder(features: torch.Tensor, config: TubeViTConfig, order: str) -> torch.Tensor:

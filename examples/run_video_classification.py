@@ -317,13 +317,13 @@ def fit_small(model_args: ModelArguments, data_args: DataArguments, training_arg
     for split, rows in splits.items():
         splits[split] = drop_unreadable(rows, split)
     rows = splits["train"]
-    check_videos(rows, recipe.copies)
     groups = None if data_args.group_pattern is None else read_groups(rows, data_args.group_pattern)
+    check_videos(rows, recipe.copies, groups)
     processor = AutoVideoProcessor.from_pretrained(model_args.model_name_or_path, num_frames=recipe.num_frames)
     source = AutoModel.from_pretrained(model_args.model_name_or_path)
     if not isinstance(source, TubeViTModel):
         stop(f"--recipe small is for TubeViT; {model_args.model_name_or_path} is of type {source.config.model_type!r}")
-    model = recipe.start(source, get_names(rows)).to(training_args.device)
+    model = recipe.start(source).to(training_args.device)
     clips = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=recipe.copies)
     folder = Path(training_args.output_dir, "frozen")
     print(f"{len(rows)} videos x {recipe.copies} clips: {frozen_size(model, clips) / 1e9:.2f} GB in {folder}")

@@ -25,10 +25,10 @@ def test_commands(vit, small, tmp_path, monkeypatch):
     run = CliRunner().invoke
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     out = tmp_path / "out"
-    result = run(app, ["convert", str(vit), "--out", str(out), "--num-frames", "8"])
+    result = run(app, ["convert", str(vit), "--out", str(out), "--layout", "sparse", "--num-frames", "8"])
     assert result.exit_code == 0, result.output
     assert "inflated from the patch embedding" in result.output
-    expected, _ = convert_vit(vit, num_frames=8)
+    expected, _ = convert_vit(vit, layout="sparse", num_frames=8)
     loaded = TubeViTForVideoClassification.from_pretrained(out)
     assert_same_weights(loaded, expected)
 

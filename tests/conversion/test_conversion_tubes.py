@@ -77,8 +77,27 @@ def test_plain_video_gives_all_tubes_the_same_token(vit):
         assert_same(other, first)
 
 
-def test_default_tubes_are_table_12_without_space_to_depth(vit):
+def test_frames_by_themselves_are_the_default(vit):
+    """Up to the joint layer each frame of a video is to the model what it is to the source, as a picture."""
     model, report = convert_vit(vit)
+    assert model.config.num_frames == 8
+    assert model.config.tubes == [{"kernel_size": [1, PATCH, PATCH], "stride": [1, PATCH, PATCH]}]
+    # of two layers; in the second each of 8 frames has a CLS token and 2x2 regions
+    assert (model.config.joint_layer, model.config.joint_pooling) == (1, [2, 2])
+    assert report.tokens == {"image, before": 17, "image, after": 17, "video, after": 8 * 17}
+    source = transformers.ViTForImageClassification.from_pretrained(vit).eval()
+    video = torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = model(video, output_hidden_states=True).hidden_states
+        of_frames = source(video.flatten(0, 1), output_hidden_states=True).hidden_states
+    assert found[2].shape == (2, 8 * 5, 24)
+    for number in (0, 1):
+        assert_same(found[number].unflatten(1, (8, 17)).flatten(0, 1), of_frames[number])
+
+
+def test_sparse_tubes_are_table_12_without_space_to_depth(vit):
+    model, report = convert_vit(vit, layout="sparse")
+    assert model.config.joint_layer == 0
     assert [tube["kernel_size"] for tube in model.config.tubes] == [[8, 8, 8], [16, 4, 4], [4, 12, 12], [1, 8, 8]]
     assert [tube["stride"] for tube in model.config.tubes] == [[16, 32, 32], [6, 32, 32], [16, 32, 32], [32, 8, 8]]
     assert all(tube.space_to_depth == (1, 1, 1) for tube in model.config.resolved_tubes)
@@ -88,11 +107,11 @@ def test_default_tubes_are_table_12_without_space_to_depth(vit):
 
 
 def test_tubes_that_do_not_fit_are_noted(vit):
-    _, report = convert_vit(vit, num_frames=10)
+    _, report = convert_vit(vit, layout="sparse", num_frames=10)
     notes = [note for note in report.notes if "gives it no tokens" in note]
     assert len(notes) == 1
     assert notes[0].startswith("The tube [16, 4, 4] does not fit a clip of 10 frames of 32x32 pixels")
-    assert not any("gives it no tokens" in note for note in convert_vit(vit)[1].notes)
+    assert not any("gives it no tokens" in note for note in convert_vit(vit, layout="sparse")[1].notes)
 
 
 def test_random_tubes(vit):
@@ -105,7 +124,7 @@ def test_random_tubes(vit):
 
 def test_positions_of_the_paper(vit):
     source = transformers.ViTForImageClassification.from_pretrained(vit)
-    model, report = convert_vit(vit, positions="tube_center")
+    model, report = convert_vit(vit, layout="sparse", positions="tube_center")
     table = source.vit.embeddings.position_embeddings.detach()
     assert model.config.position_embedding_type == "tube_center"
     # the CLS token keeps its own
@@ -228,6 +247,7 @@ def test_tubes_give_the_same_of_pixels_normalised_otherwise(vit, small, tmp_path
 def test_clips_are_as_long_as_those_of_the_small_model(vit, small):
     assert scale_up(vit, small, gate_layer=1)[0].config.num_frames == 8
     assert convert_vit(vit, tubes_from=small, num_frames=12)[0].config.num_frames == 12
-    assert convert_vit(vit)[0].config.num_frames == 32
+    assert convert_vit(vit, layout="sparse")[0].config.num_frames == 32
+    assert convert_vit(vit, num_frames=5)[0].config.num_frames == 5
     # and as often a frame of it becomes patches
     assert scale_up(vit, small, gate_layer=1)[0].config.tubes[-1]["stride"] == [8, PATCH, PATCH]

@@ -39,6 +39,9 @@ TOLERANCES = {
     "two_processes": Tolerance(
         0.0, 1e-4, "float32 gradients summed in another order, through six steps of Adam at a learning rate of 1e-3"
     ),
+    "frozen_cache": Tolerance(
+        0.0, 1e-5, "float32 sums of batches of another size in frozen layers, through six steps of Adam of 1e-3"
+    ),
     "accumulated": Tolerance(
         0.0, 1e-6, "float32 gradients summed in another order, through five steps of gradient descent of 1e-3"
     ),

@@ -43,8 +43,8 @@ class FewVideosRecipe:
     """
 
     num_frames: int = 8
-    depths: tuple[float, ...] = (0.5, 0.75)
-    pooling_grid: tuple[int, int, int] = (8, 4, 4)
+    depths: tuple[float, ...] = (1 / 2, 2 / 3, 3 / 4)
+    pooling_grid: tuple[int, int, int] = (8, 3, 3)
     copies: int = 30
     crop_scale: tuple[float, float] = (0.4, 1.0)
     time_scale: float = 0.7
@@ -67,18 +67,13 @@ class FewVideosRecipe:
             "eval_mirror": self.eval_mirror,
         }
 
-    def make_config(self, config: TubeViTConfig, labels: Sequence[str]) -> TubeViTConfig:
+    def make_config(self, config: TubeViTConfig) -> TubeViTConfig:
         """Configuration of the model that is fitted, of a TubeViT's: its tube of one frame, and its first layers.
 
         Raises:
             ValueError: the TubeViT has no such tube.
         """
         settings = config.to_dict()
-        settings |= {
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: index for index, label in enumerate(labels)},
-            "problem_type": "single_label_classification",
-        }
         if config.pooling_type == "grid":
             # of this recipe already
             return TubeViTConfig(**settings)
@@ -105,14 +100,14 @@ class FewVideosRecipe:
         }
         return TubeViTConfig(**settings)
 
-    def start(self, source: TubeViTPreTrainedModel, labels: Sequence[str]) -> TubeViTForVideoClassification:
-        """A model with the weights of a TubeViT as far as it reads them, and a new head.
+    def start(self, source: TubeViTPreTrainedModel) -> TubeViTForVideoClassification:
+        """A model with the weights of a TubeViT as far as it reads them, whose head is to be fitted.
 
         Raises:
             ValueError: the TubeViT has no tube that sees one frame, or learned positions for other clips.
         """
         old = source.base_model
-        config = self.make_config(old.config, labels)
+        config = self.make_config(old.config)
         model = TubeViTForVideoClassification(config)
         # of several tubes one is left
         patch = next(index for index, tube in enumerate(old.config.resolved_tubes) if tube.sees_one_frame)
@@ -177,7 +172,10 @@ class FewVideosReport:
 
 
 def fit_few_videos(
-    model: TubeViTForVideoClassification, frozen: FrozenClips, groups: Sequence[str] | None = None
+    model: TubeViTForVideoClassification,
+    frozen: FrozenClips,
+    groups: Sequence[str] | None = None,
+    choices: Sequence[Choice] | None = None,
 ) -> tuple[TubeViTForVideoClassification, FewVideosReport]:
     """Fits the classifier of a model that [`FewVideosRecipe.start`] made.
 
@@ -186,6 +184,7 @@ def fit_few_videos(
         frozen: the training videos, by [`cache_frozen`].
         groups: of each video, such as who or where it was filmed: videos of one group are held out together. By
             default each by itself.
+        choices: what may be read of the features; by default all that `list_choices` gives.
 
     Returns:
         The fitted model, without the layers that are not read; and the report.
@@ -197,7 +196,7 @@ def fit_few_videos(
     labels, numbers = check_videos(frozen.rows, frozen.copies, groups)
     num_labels = len(get_names(frozen.rows))
     blocks = feature_blocks(model.config)
-    choices = list_choices(model.config)
+    choices = list_choices(model.config) if choices is None else choices
 
     # which choice: a few copies of each video will do
     copies = min(VALIDATION_COPIES, frozen.copies)
@@ -225,7 +224,7 @@ def fit_few_videos(
         unread[block] = False
     bias = bias + weight[:, unread] @ standardization.mean[unread]
     weight[:, unread] = 0
-    return put_together(model, chosen, weight, bias), report
+    return put_together(model, chosen, get_names(frozen.rows), weight, bias), report
 
 
 def check_videos(rows: Dataset, copies: int, groups: Sequence[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -294,16 +293,18 @@ def reader(frozen: FrozenClips, copies: int) -> ridge.ReadFeatures:
 
 
 def notes_on(chosen: Choice, validations: dict[Choice, ridge.Validation], num_labels: int) -> list[str]:
-    best = {
-        parts: max(found.accuracy for choice, found in validations.items() if choice.parts == parts)
-        for parts in {choice.parts for choice in validations}
-    }
-    still = best[("means",)]
-    moving = max(accuracy for parts, accuracy in best.items() if "differences" in parts)
     notes = [
         f"Held-out training videos: {validations[chosen].accuracy:.1%} right with {chosen}; chance is about "
         f"{1 / num_labels:.1%}."
     ]
+    best = {
+        parts: max(found.accuracy for choice, found in validations.items() if choice.parts == parts)
+        for parts in {choice.parts for choice in validations}
+    }
+    still = best.get(("means",))
+    moving = max((accuracy for parts, accuracy in best.items() if "differences" in parts), default=None)
+    if still is None or moving is None:
+        return notes
     if still >= moving:
         notes.append(
             f"What stands still in a video does as well ({still:.1%}) as what changes ({moving:.1%}): an image model "
@@ -322,11 +323,18 @@ def read_features(config: TubeViTConfig, chosen: Choice) -> torch.Tensor:
 
 
 def put_together(
-    model: TubeViTForVideoClassification, chosen: Choice, weight: torch.Tensor, bias: torch.Tensor
+    model: TubeViTForVideoClassification,
+    chosen: Choice,
+    labels: Sequence[str],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
 ) -> TubeViTForVideoClassification:
     """The model with the chosen layers only, and its classifier."""
     last = chosen.layers[-1]
     settings = model.config.to_dict() | {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
         "num_hidden_layers": last,
         "joint_layer": last,
         "freeze_before": last,

@@ -233,16 +233,9 @@ def check_settings(folder: Path, settings: dict[str, Any], overwrite: bool) -> N
 
 def describe(model: TubeViTPreTrainedModel, clips: ClipDataset, bf16: bool) -> dict[str, Any]:
     """All that the outputs depend on."""
-    config = model.config.to_dict()
-    about_head = (
-        "id2label",
-        "label2id",
-        "problem_type",
-        "num_labels",
-        "architectures",
-        "_name_or_path",
-        "name_or_path",
-    )
+    # as it computes: the same tubes can be written in several ways
+    config = model.config.to_dict() | {"tubes": [tube.to_dict() for tube in model.config.resolved_tubes]}
+    about_head = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path")
     dtype = str(model.dtype).removeprefix("torch.")
     return {
         "configuration": {name: value for name, value in config.items() if name not in about_head},

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe for few videos: its closed form against scikit-learn, what it chooses, and whole runs by the example."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, List
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+from transformers import pipeline
+
+from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTModel, convert_vit, save_converted
+from tubevit_hf.data import ClipDataset, load_folder, read_groups
+from tubevit_hf.data.annotations import AnnotationError
+from tubevit_hf.data.moving_digits import write_video
+from tubevit_hf.training import FEW_VIDEOS, cache_frozen, check_videos, fit_few_videos, ridge
+from tubevit_hf.training.few_videos import Choice, feature_blocks, read_features
+
+from ..support.tiny import rows_of, tiny_config, tiny_video_processor, vit_classifier
+from .test_training_runs import QUIET, run
+
+
+SMALL = replace(FEW_VIDEOS, copies=3, pooling_grid=(4, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory) -> Path:
+    """Videos of a light square that moves right or left from where chance will have it, in front of noise that stands
+    still: no single frame tells which."""
+    folder = tmp_path_factory.mktemp("few") / "blobs"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("validation", 6)):
+        for name, step in (("left", -1), ("right", 1)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                frames = np.repeat(rng.integers(0, 60, (1, 32, 32, 3), dtype=np.uint8), 16, axis=0)
+                row, column = rng.integers(4, 20, 2)
+                for time in range(16):
+                    place = (column + step * 2 * time) % 28
+                    frames[time, row : row + 8, place : place + 6] = 230
+                write_video(folder / split / name / f"actor{number % 4}_{number}.mp4", frames, frames_per_second=10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("few")
+    torch.manual_seed(0)
+    vit_classifier().save_pretrained(folder / "vit")
+    save_converted(*convert_vit(folder / "vit"), folder / "tubevit")
+    return folder / "tubevit"
+
+
+# The closed form
+
+
+def random_samples() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features of three copies of ten videos, which video each is of, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.rand(17, generator=generator) * 3 + 0.1
+    features = torch.randn(30, 17, generator=generator) * scales + 5 * torch.randn(17, generator=generator)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 1])
+    return features, torch.arange(10).repeat_interleave(3), labels
+
+
+def test_ridge_is_scikit_learns(monkeypatch):
+    monkeypatch.setattr(ridge, "CHUNK", 7)
+    features, videos, labels = random_samples()
+    standardization = ridge.standardize(features.__getitem__, 30)
+    [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
+    scaled = StandardScaler().fit_transform(features.double().numpy())
+    np.testing.assert_allclose(product.numpy(), scaled @ scaled.T, atol=1e-4)
+
+    validation = ridge.Validation(accuracy=0.0, strength=0.3, temperature=0.25, loss=0.0)
+    weight, bias = ridge.fit(features.__getitem__, product, standardization, labels[videos], 3, validation)
+    targets = np.eye(3)[labels[videos]]
+    expected = Ridge(alpha=0.3 * np.mean(np.diag(scaled @ scaled.T))).fit(scaled, targets).predict(scaled)
+    found = (features @ weight.T + bias) * 0.25
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_products_of_parts_add_up():
+    features, _, _ = random_samples()
+    standardization = ridge.standardize(features.__getitem__, 30)
+    parts = [[slice(0, 5)], [slice(9, 17), slice(5, 6)], [slice(0, 6), slice(9, 17)]]
+    first, second, both = ridge.products(features.__getitem__, 30, standardization, parts)
+    torch.testing.assert_close(first + second, both, rtol=1e-4, atol=1e-4)
+
+
+def test_cross_validation_holds_groups_out():
+    """In plain loops: each group's scores are of a classifier that saw none of it."""
+    features, videos, labels = random_samples()
+    groups = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+    standardization = ridge.standardize(features.__getitem__, 30)
+    [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
+    found = ridge.cross_validate(product, videos, labels, groups, 3)
+
+    scaled = ((features - standardization.mean) / standardization.std).double().numpy()
+    alone = {}
+    for strength in ridge.STRENGTHS:
+        scores = np.zeros((30, 3))
+        for group in range(3):
+            test = np.isin(videos, np.flatnonzero(groups == group))
+            targets = np.eye(3)[labels[videos]]
+            # through the origin of what all samples are centred by
+            mean = targets[~test].mean(axis=0)
+            penalty = strength * np.mean(np.sum(scaled[~test] ** 2, axis=1))
+            fitted = Ridge(alpha=penalty, fit_intercept=False).fit(scaled[~test], targets[~test] - mean)
+            scores[test] = fitted.predict(scaled[test]) + mean
+        losses = []
+        for temperature in ridge.TEMPERATURES:
+            logits = scores / temperature
+            log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            losses.append(-np.mean(log_probabilities[np.arange(30), labels[videos]]))
+        alone[strength] = min(losses)
+    assert found.strength == min(alone, key=alone.get)
+    assert found.loss == pytest.approx(alone[found.strength], rel=1e-4)
+
+
+def test_folds_keep_groups_together():
+    labels = torch.arange(40) % 4
+    groups = torch.arange(40) // 4
+    folds = ridge.make_folds(labels, groups)
+    assert sorted(folds.unique().tolist()) == [0, 1, 2, 3, 4]
+    for group in range(10):
+        assert len(folds[groups == group].unique()) == 1
+    assert torch.bincount(folds).tolist() == [8] * 5
+
+
+# What it is fitted to
+
+
+def test_the_model_reads_frames_and_keeps_their_layers(vit):
+    source, _ = convert_vit(vit, layout="sparse")
+    model = SMALL.start(source)
+    config = model.config
+    assert config.native_size == (8, 32, 32)
+    assert (config.num_hidden_layers, config.joint_layer, config.pooling_layers) == (2, 2, [1, 2])
+    assert config.pooled_size == 2 * (1 + 4) * 4 * 24
+    assert not any(parameter.requires_grad for parameter in model.tubevit.parameters())
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        found = model.tubevit(image).last_hidden_state
+        expected = source.tubevit(image).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    # and once more of its own
+    again = SMALL.start(model)
+    assert again.config.to_dict() == config.to_dict()
+
+
+def test_what_it_cannot_start_from():
+    tubes = [{"kernel_size": [2, 8, 8], "stride": [2, 8, 8]}]
+    with pytest.raises(ValueError, match="None of the model's tubes sees a single frame"):
+        SMALL.start(TubeViTModel(tiny_config(tubes=tubes)))
+    with pytest.raises(ValueError, match="'learned' does not go with clips of 8 frames"):
+        SMALL.start(TubeViTModel(tiny_config(position_embedding_type="learned")))
+
+
+def test_choices_are_columns():
+    config = TubeViTConfig(
+        hidden_size=6,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        joint_layer=3,
+        tubes=[{"kernel_size": [1, 16, 16], "stride": [1, 16, 16]}],
+        pooling_type="grid",
+        pooling_grid=[3, 1, 2],
+        pooling_layers=[1, 3],
+    )
+    blocks = feature_blocks(config)
+    assert {name: (block.start, block.stop) for name, block in blocks.items()} == {
+        (1, "means"): (0, 12),
+        (1, "differences"): (12, 48),
+        (3, "means"): (48, 60),
+        (3, "differences"): (60, 96),
+    }
+    assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(48, 96))
+
+
+@pytest.mark.parametrize("choice", [Choice((1,), ("differences",)), Choice((1, 2), ("means", "differences"))])
+def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_path, monkeypatch):
+    """The model put together reads what was chosen, from pixels as from the cache."""
+    monkeypatch.setattr("tubevit_hf.training.few_videos.list_choices", lambda config: [choice])
+    monkeypatch.setattr("tubevit_hf.training.few_videos.notes_on", lambda *arguments: [])
+    rows = load_folder(blobs)["train"]
+    model = SMALL.start(TubeViTModel.from_pretrained(converted))
+    clips = ClipDataset(
+        rows, SMALL.training_clip(tiny_video_processor(crop_size={"height": 32, "width": 32})), copies=3
+    )
+    frozen = cache_frozen(model, clips, tmp_path)
+    fitted, report = fit_few_videos(model, frozen, read_groups(rows, r"actor(\d)"))
+    assert report.chosen == choice
+    assert fitted.config.num_hidden_layers == choice.layers[-1]
+    assert fitted.config.id2label == {0: "left", 1: "right"}
+    if "means" not in choice.parts:
+        weight = fitted.classifier.weight.unflatten(1, (5, -1))
+        assert weight[:, 0].abs().max() == 0 < weight[:, 1:].abs().max()
+    kept = read_features(model.config, choice)
+    clip = clips.get_clip(3, 1)["pixel_values"][None]
+    with torch.no_grad():
+        from_cache = fitted(frozen_output=frozen.get_output(3, 1)[None, kept]).logits
+        torch.testing.assert_close(fitted(clip).logits, from_cache, rtol=1e-4, atol=1e-4)
+
+    features = outputs(frozen, torch.arange(72))
+    scaled = ridge.standardize(features.__getitem__, 72)(features)
+    columns = torch.cat(
+        [
+            torch.arange(model.config.pooled_size)[block]
+            for (layer, part), block in feature_blocks(model.config).items()
+            if layer in choice.layers and part in choice.parts
+        ]
+    )
+    scaled = scaled[:, columns].double().numpy()
+    validation = report.validations[choice]
+    alpha = validation.strength * np.mean(np.sum(scaled**2, axis=1))
+    targets = np.eye(2)[np.repeat(rows["label"], 3)]
+    expected = Ridge(alpha=alpha).fit(scaled, targets).predict(scaled)
+    with torch.no_grad():
+        found = fitted(frozen_output=features[:, kept]).logits * validation.temperature
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+
+
+def outputs(frozen, samples: torch.Tensor) -> torch.Tensor:
+    return torch.stack([frozen.get_output(*divmod(sample, frozen.copies)) for sample in samples.tolist()])
+
+
+# Whole runs
+
+
+def small_run(blobs: Path, converted: Path, out: Path, *arguments: object):
+    return run(
+        "run_video_classification.py",
+        *("--recipe", "small", "--model_name_or_path", converted, "--data_dir", blobs, "--output_dir", out),
+        *("--do_train", "--do_eval", "--copies", 4, "--horizontal_flip", "False", *QUIET[:-4], *arguments),
+    )
+
+
+def test_the_example_learns_a_motion_from_a_random_vit(blobs, converted, tmp_path):
+    out = tmp_path / "out"
+    result = small_run(blobs, converted, out, "--eval_mirror", "False", "--group_pattern", r"actor(\d)")
+    assert result.returncode == 0, result.stderr
+    assert "24 videos x 4 clips: 0.00 GB" in result.stdout
+    assert "motion matters here" in result.stdout
+    report = json.loads((out / "few_videos.json").read_text())
+    assert len(report["choices"]) == 9
+    assert report["chosen"] in report["choices"]
+    # no single frame tells left from right
+    assert json.loads((out / "eval_results.json").read_text())["eval_top_1_accuracy"] >= 0.9
+
+    model = TubeViTForVideoClassification.from_pretrained(out)
+    assert model.config.pooling_type == "grid"
+    classify = pipeline("video-classification", model=str(out))
+    for name in ("left", "right"):
+        found = [classify(str(file), top_k=1)[0]["label"] for file in sorted((blobs / "validation" / name).iterdir())]
+        assert found.count(name) >= 5
+
+    # what the frozen layers gave is not computed again
+    shards = {path: path.stat().st_mtime_ns for path in (out / "frozen").iterdir()}
+    assert small_run(blobs, converted, out, "--eval_mirror", "False").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "frozen").iterdir()} == shards
+    # and never that of others
+    result = small_run(blobs, converted, out, "--seed", "7")
+    assert (result.returncode, result.stderr.count("Error: ")) == (2, 1)
+    assert "gave with another seed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--group_pattern", "sequence"], "'sequence' finds no group in the name of this video"),
+        (["--group_pattern", "actor("], "is no regular expression"),
+        (["--group_pattern", "actor"], "All training videos are of one group, 'actor'"),
+        (["--copies", "1000"], "24 videos times 1000 copies are 24000 clips"),
+    ],
+)
+def test_the_example_says_at_once_what_is_wrong(arguments, message, blobs, converted, tmp_path):
+    result = small_run(blobs, converted, tmp_path / "out", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "frozen").exists()
+
+
+def test_too_few_videos(videos):
+    with pytest.raises(ValueError, match=r"The class 'b' has 1 training video"):
+        check_videos(rows_of(videos * 2, [0, 0, 1, 2, 2, 0]), 2)
+    several = rows_of(videos, [[0, 2], [], [1]], List(ClassLabel(names=["a", "b", "c"])))
+    with pytest.raises(ValueError, match="one label a video"):
+        check_videos(several, 2)
+    rows = rows_of(videos * 2, [0, 1, 2, 0, 1, 2])
+    with pytest.raises(ValueError, match="one for each of the 6 videos, got 1"):
+        check_videos(rows, 2, ["a"])
+    assert read_groups(rows, ".mp4") == [".mp4"] * 6
+    with pytest.raises(AnnotationError, match="finds no group"):
+        read_groups(rows, "seq")
