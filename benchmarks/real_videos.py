@@ -224,7 +224,9 @@ class Cached:
         model = recipe.start(model)
         bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
         keep = partial(cache_frozen, model, num_workers=1, bf16=bf16)
-        clips = ClipDataset(rows, recipe.training_clip(processor), seed=self.seed, copies=recipe.copies)
+        clips = ClipDataset(
+            rows, recipe.training_clip(processor), seed=self.seed, copies=recipe.count_copies(len(rows))
+        )
         several = EvaluationViews(
             processor, recipe.num_frames, num_clips=recipe.eval_clips, num_crops=recipe.eval_crops, mirror=True
         )

@@ -122,7 +122,10 @@ class DataArguments:
     color_jitter: float = field(default=0.0, metadata={"help": "How far colours of a training clip may change."})
     copies: int | None = field(
         default=None,
-        metadata={"help": "Random clips of each video. What frozen layers give of them is kept in OUTPUT_DIR/frozen."},
+        metadata={
+            "help": "Random clips of each video; what frozen layers give of them is kept in OUTPUT_DIR/frozen. By "
+            "default 30 with the recipe small, fewer of more than 200 videos."
+        },
     )
     group_pattern: str | None = field(
         default=None,
@@ -307,7 +310,6 @@ def fit_small(model_args: ModelArguments, data_args: DataArguments, training_arg
         stop("--recipe small begins with --model_name_or_path, a TubeViT that `tubevit convert` made of an image ViT")
     recipe = replace(
         FEW_VIDEOS,
-        copies=data_args.copies,
         num_frames=data_args.num_frames,
         horizontal_flip=data_args.horizontal_flip,
         time_scale=data_args.time_scale,
@@ -317,16 +319,17 @@ def fit_small(model_args: ModelArguments, data_args: DataArguments, training_arg
     for split, rows in splits.items():
         splits[split] = drop_unreadable(rows, split)
     rows = splits["train"]
+    copies = recipe.count_copies(len(rows)) if data_args.copies is None else data_args.copies
     groups = None if data_args.group_pattern is None else read_groups(rows, data_args.group_pattern)
-    check_videos(rows, recipe.copies, groups)
+    check_videos(rows, copies, groups)
     processor = AutoVideoProcessor.from_pretrained(model_args.model_name_or_path, num_frames=recipe.num_frames)
     source = AutoModel.from_pretrained(model_args.model_name_or_path)
     if not isinstance(source, TubeViTModel):
         stop(f"--recipe small is for TubeViT; {model_args.model_name_or_path} is of type {source.config.model_type!r}")
     model = recipe.start(source).to(training_args.device)
-    clips = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=recipe.copies)
+    clips = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=copies)
     folder = Path(training_args.output_dir, "frozen")
-    print(f"{len(rows)} videos x {recipe.copies} clips: {frozen_size(model, clips) / 1e9:.2f} GB in {folder}")
+    print(f"{len(rows)} videos x {copies} clips: {frozen_size(model, clips) / 1e9:.2f} GB in {folder}")
     frozen = cache_frozen(
         model, clips, folder, num_workers=training_args.dataloader_num_workers, bf16=training_args.bf16
     )

@@ -293,6 +293,9 @@ def test_too_few_videos(videos):
     rows = rows_of(videos * 2, [0, 1, 2, 0, 1, 2])
     with pytest.raises(ValueError, match="one for each of the 6 videos, got 1"):
         check_videos(rows, 2, ["a"])
+    assert [FEW_VIDEOS.count_copies(number) for number in (2, 200, 300, 3000, 9000)] == [30, 30, 20, 2, 1]
+    with pytest.raises(ValueError, match="3001 training videos are too many"):
+        check_videos(rows_of(["none"] * 3001, [0, 1, 2] * 1000 + [0]), 1)
     assert read_groups(rows, ".mp4") == [".mp4"] * 6
     with pytest.raises(AnnotationError, match="finds no group"):
         read_groups(rows, "seq")

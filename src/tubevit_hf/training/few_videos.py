@@ -23,10 +23,10 @@ from . import ridge
 from .frozen import FrozenClips
 
 
-# copies that cross-validation looks at; the classifier is fitted to all
-VALIDATION_COPIES = 8
-# samples whose products with each other fit into a laptop's memory
-MAX_SAMPLES = 8_000
+# clips that cross-validation looks at, and those that the classifier is fitted to: the time for n of them grows as n^3
+VALIDATION_CLIPS = 1_000
+MAX_CLIPS = 6_000
+MAX_VIDEOS = 3_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FewVideosRecipe:
         num_frames: of a clip, spread over all of a video.
         depths: shares of the encoder's layers, behind which tokens may be read.
         pooling_grid: regions of time, height and width.
-        copies: random clips of each video.
+        copies: random clips of each video, at most.
         crop_scale, time_scale, color_jitter, horizontal_flip: of these, see [`TrainingClip`].
         eval_clips, eval_crops, eval_mirror: views that are averaged, see [`EvaluationViews`].
     """
@@ -54,11 +54,14 @@ class FewVideosRecipe:
     eval_crops: int = 3
     eval_mirror: bool = True
 
+    def count_copies(self, num_videos: int) -> int:
+        """As many random clips of each video as the closed form takes of so many."""
+        return max(1, min(self.copies, MAX_CLIPS // max(1, num_videos)))
+
     def clip_arguments(self) -> dict[str, Any]:
         """What the recipe says of clips, by the names of the example's arguments."""
         return {
             "num_frames": self.num_frames,
-            "copies": self.copies,
             "time_scale": self.time_scale,
             "color_jitter": self.color_jitter,
             "horizontal_flip": self.horizontal_flip,
@@ -199,7 +202,7 @@ def fit_few_videos(
     choices = list_choices(model.config) if choices is None else choices
 
     # which choice: a few copies of each video will do
-    copies = min(VALIDATION_COPIES, frozen.copies)
+    copies = max(1, min(VALIDATION_CLIPS // len(labels), frozen.copies))
     read = reader(frozen, copies)
     videos = torch.arange(len(labels)).repeat_interleave(copies)
     standardization = ridge.standardize(read, len(videos))
@@ -238,10 +241,15 @@ def check_videos(rows: Dataset, copies: int, groups: Sequence[str] | None = None
                 f"The class {name!r} has {count} training video(s), and two are the least to learn from and to check "
                 "with. Add some, or remove the class."
             )
-    if (samples := len(labels) * copies) > MAX_SAMPLES:
+    if len(labels) > MAX_VIDEOS:
         raise ValueError(
-            f"{len(labels)} videos times {copies} copies are {samples} clips; the closed form takes {MAX_SAMPLES}. "
-            f"Ask for fewer copies, such as {max(1, MAX_SAMPLES // len(labels))}, or train by gradients."
+            f"{len(labels)} training videos are too many for the closed form, which takes {MAX_VIDEOS}; with as many, "
+            "training by gradients does well."
+        )
+    if (num_clips := len(labels) * copies) > MAX_CLIPS:
+        raise ValueError(
+            f"{len(labels)} videos times {copies} copies are {num_clips} clips; the closed form takes {MAX_CLIPS}. "
+            f"Ask for {MAX_CLIPS // len(labels)} copies or fewer."
         )
     if groups is None:
         return labels, torch.arange(len(labels))
