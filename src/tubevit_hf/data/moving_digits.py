@@ -12,6 +12,7 @@ and validation use different handwritten digits.
 import json
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -133,16 +134,20 @@ def create_moving_digits(folder: Path, clips_per_motion: dict[str, int], seed: i
     shutil.rmtree(unfinished, ignore_errors=True)
     total = len(MOTIONS) * sum(clips_per_motion.values())
     with tqdm(total=total, desc="Writing videos", unit="clip", disable=None) as progress:
-        for number, (split, num_clips) in enumerate(clips_per_motion.items()):
+
+        def write_motion(number: int, split: str, motion: str) -> None:
             # the first split, for training, has what the others leave
             share = shares[-number] if number else np.concatenate(shares[: len(shares) + 1 - len(clips_per_motion)])
-            for motion in MOTIONS:
-                (unfinished / split / motion).mkdir(parents=True)
-                rng = np.random.default_rng([seed, number, MOTIONS.index(motion)])
-                for clip in range(num_clips):
-                    digit = digits[rng.choice(share)]
-                    write_video(unfinished / split / motion / f"{clip:04d}.mp4", render_clip(digit, motion, rng))
-                    progress.update()
+            (unfinished / split / motion).mkdir(parents=True)
+            rng = np.random.default_rng([seed, number, MOTIONS.index(motion)])
+            for clip in range(clips_per_motion[split]):
+                digit = digits[rng.choice(share)]
+                write_video(unfinished / split / motion / f"{clip:04d}.mp4", render_clip(digit, motion, rng))
+                progress.update()
+
+        tasks = [(number, split, motion) for number, split in enumerate(clips_per_motion) for motion in MOTIONS]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(write_motion, *zip(*tasks)))
     (unfinished / "settings.json").write_text(json.dumps(settings))
     unfinished.rename(folder)
 
