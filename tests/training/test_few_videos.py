@@ -20,6 +20,8 @@ from tubevit_hf.data.moving_digits import write_video
 from tubevit_hf.training import FEW_VIDEOS, cache_frozen, check_videos, fit_few_videos, ridge
 from tubevit_hf.training.few_videos import Choice, feature_blocks, read_features
 
+from ..conversion.test_conversion import TRANSFORMERS
+from ..support.conversion_cases import random_source
 from ..support.tiny import rows_of, tiny_config, tiny_video_processor, vit_classifier
 from .test_training_runs import QUIET, run
 
@@ -129,6 +131,10 @@ def test_folds_keep_groups_together():
     for group in range(10):
         assert len(folds[groups == group].unique()) == 1
     assert torch.bincount(folds).tolist() == [8] * 5
+    # the least that is allowed: two videos of a class, two groups
+    assert sorted(ridge.make_folds(torch.tensor([0, 0, 1, 1]), torch.arange(4)).unique().tolist()) == [0, 1]
+    folds = ridge.make_folds(torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 1]))
+    assert sorted(folds.bincount().tolist()) == [2, 3]
 
 
 # What it is fitted to
@@ -150,6 +156,22 @@ def test_the_model_reads_frames_and_keeps_their_layers(vit):
     # and once more of its own
     again = SMALL.start(model)
     assert again.config.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_family_can_begin(name, videos, tmp_path):
+    """Whatever its tokens, norms and picture size are, and those of its processor."""
+    random_source(TRANSFORMERS[name]()).save_pretrained(tmp_path / "vit")
+    source, _ = convert_vit(tmp_path / "vit")
+    model = SMALL.start(source)
+    processor = tiny_video_processor(crop_size={"height": 48, "width": 64}, size={"shortest_edge": 64})
+    clips = ClipDataset(rows_of(videos * 4, [0, 1, 2] * 4), SMALL.training_clip(processor), copies=2)
+    fitted, _ = fit_few_videos(model, cache_frozen(model, clips, tmp_path / "frozen"))
+    clip = clips[0]["pixel_values"][None]
+    with torch.no_grad():
+        logits = fitted(clip).logits
+    assert logits.shape == (1, 3)
+    assert logits.isfinite().all()
 
 
 def test_what_it_cannot_start_from():

@@ -107,7 +107,7 @@ class TrainingClip:
         if fps is not None and time_scale < 1:
             raise ValueError(f"`fps` is {fps} and fixes the length of a clip; `time_scale` is for clips without.")
         self.processor = processor
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "num_frames": num_frames,
             "fps": fps,
             "random_crop": random_crop,
@@ -142,6 +142,11 @@ class TrainingClip:
         frames, _ = read_video(video, self.sample_frames)
         return process(self.processor, self.augment(frames), **self.arguments)
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip."""
+        return clip_size(self.settings["num_frames"], self.processor)
+
     def describe(self) -> dict[str, Any]:
         """All that a clip depends on, but for its video and chance."""
         return {**self.settings, "processor": self.processor.to_dict()}
@@ -173,7 +178,7 @@ class EvaluationViews:
         if num_clips < 1 or num_crops < 1:
             raise ValueError(f"`num_clips` and `num_crops` must be at least 1, got {num_clips} and {num_crops}.")
         self.processor, self.num_clips, self.num_crops, self.mirror = processor, num_clips, num_crops, mirror
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "num_frames": num_frames,
             "fps": fps,
             "num_clips": num_clips,
@@ -196,6 +201,11 @@ class EvaluationViews:
             if self.mirror:
                 views += clips.flip(-1).unbind()
         return torch.stack(views)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width of a view."""
+        return clip_size(self.settings["num_frames"], self.processor)
 
     def describe(self) -> dict[str, Any]:
         """All that the views depend on, but for their video."""
@@ -258,6 +268,11 @@ def get_crop_size(processor: BaseVideoProcessor) -> tuple[int, int]:
     # pyrefly: ignore[missing-attribute]  each kind of processor declares its own
     size = processor.crop_size if processor.do_center_crop else processor.size
     return size["height"], size["width"]
+
+
+def clip_size(num_frames: int, processor: BaseVideoProcessor) -> tuple[int, int, int]:
+    height, width = get_crop_size(processor)
+    return num_frames, height, width
 
 
 def get_interpolation(processor: BaseVideoProcessor) -> v2.InterpolationMode:

@@ -859,25 +859,19 @@ class TubeViTModel(TubeViTPreTrainedModel):
 
     @torch.no_grad()
     def encode_frozen(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """What the frozen part of the model gives of clips of the config's own size: it can be kept, and given to
-        `forward` as `frozen_output` as often as the rest trains.
+        """What the frozen part of the model gives of clips: it can be kept, and given to `forward` as `frozen_output`
+        as often as the rest trains.
 
         Returns:
             The pooled features, `(batch, features)`, if all that comes before the head is frozen; else what enters
             layer `freeze_before` and, for a gate, z0 beside it: `(batch, 1 or 2, tokens, hidden_size)`.
 
         Raises:
-            ValueError: nothing is frozen, the clips have another size, or layers that are not frozen come before
-                `joint_layer` or the last that the grid pooling reads.
+            ValueError: nothing is frozen, or layers that are not frozen come before `joint_layer` or the last that the
+                grid pooling reads.
         """
         before = self.check_frozen()
         pixel_values = as_video(pixel_values)
-        size = (pixel_values.shape[1], *pixel_values.shape[3:])
-        if size != self.config.native_size:
-            raise ValueError(
-                f"`encode_frozen` takes clips of the config's size, {'x'.join(map(str, self.config.native_size))}, "
-                f"got {'x'.join(map(str, size))}."
-            )
         embedding_output = self.embeddings(pixel_values)
         layout = self.embeddings.layout(pixel_values)
         states = self.run_layers(embedding_output, embedding_output, layout, None, stop=before)
@@ -922,12 +916,19 @@ class TubeViTModel(TubeViTPreTrainedModel):
         frozen_output = frozen_output.to(self.dtype)
         if self.config.pooling_type == "grid":
             return BaseModelOutputWithPooling(pooler_output=frozen_output)
+        if frozen_output.ndim != 4 or frozen_output.shape[1] > 2 or frozen_output.shape[3] != self.config.hidden_size:
+            raise ValueError(
+                f"`frozen_output` must be (batch, 1 or 2, tokens, {self.config.hidden_size}), as `encode_frozen` "
+                f"gives it, got {tuple(frozen_output.shape)}."
+            )
         layout = self.config.token_layout()
         num_tokens = layout.pool(self.config.joint_pooling).num_tokens
-        if frozen_output.ndim != 4 or frozen_output.shape[2] != num_tokens:
+        # attention pools whatever there is
+        if self.pooler is None and frozen_output.shape[2] != num_tokens:
             raise ValueError(
-                f"`frozen_output` must be (batch, 1 or 2, {num_tokens}, {self.config.hidden_size}), as "
-                f"`encode_frozen` gives it, got {tuple(frozen_output.shape)}."
+                f"`frozen_output` has {frozen_output.shape[2]} tokens, and a clip of the config's own size, "
+                f"{'x'.join(map(str, self.config.native_size))}, {num_tokens}: with `pooling_type` "
+                f"{self.config.pooling_type!r} only those can be told apart."
             )
         hidden_states, embedding_output = frozen_output[:, 0], frozen_output[:, -1]
         states = self.run_layers(hidden_states, embedding_output, layout, None, start=before, **kwargs)

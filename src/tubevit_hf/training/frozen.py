@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..data import ClipDataset
 from ..data.splits import name_of, path_of
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
+from ..model.tubes_tubevit import Size
 
 
 SETTINGS_NAME = "frozen.json"
@@ -105,7 +106,7 @@ def cache_frozen(
     if clips.copies is None:
         raise ValueError("`clips` has no `copies`: without, every epoch has other clips, and nothing can be kept.")
     folder = Path(folder)
-    shape = frozen_shape(model)
+    shape = frozen_shape(model, clips.load.size)  # pyrefly: ignore[missing-attribute]  a TrainingClip
     check_settings(folder, describe(model, clips, bf16), overwrite)
     num_clips = len(clips) * clips.copies
     missing = [number for number in range(-(-num_clips // SHARD_SIZE)) if not shard_path(folder, number).exists()]
@@ -176,14 +177,14 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"clips-{number:05d}.npy"
 
 
-def frozen_shape(model: TubeViTPreTrainedModel) -> tuple[int, ...]:
-    """Of what the frozen part gives of a clip; raises as [`TubeViTModel.encode_frozen`]."""
+def frozen_shape(model: TubeViTPreTrainedModel, size: Size) -> tuple[int, ...]:
+    """Of what the frozen part gives of a clip of a size; raises as [`TubeViTModel.encode_frozen`]."""
     config = model.config
     before = model.base_model.check_frozen()
     if config.pooling_type == "grid":
         return (config.pooled_size,)
     with_gate = config.gate_layer is not None and config.gate_layer >= before
-    num_tokens = config.token_layout().pool(config.joint_pooling).num_tokens
+    num_tokens = config.token_layout(*size).pool(config.joint_pooling).num_tokens
     return (1 + with_gate, num_tokens, config.hidden_size)
 
 
@@ -193,7 +194,8 @@ def frozen_bytes(shape: tuple[int, ...]) -> int:
 
 def frozen_size(model: TubeViTPreTrainedModel, clips: ClipDataset) -> int:
     """Bytes that [`cache_frozen`] will write, in float32."""
-    return len(clips) * (clips.copies or 1) * frozen_bytes(frozen_shape(model))
+    # pyrefly: ignore[missing-attribute]  as above
+    return len(clips) * (clips.copies or 1) * frozen_bytes(frozen_shape(model, clips.load.size))
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -82,7 +82,8 @@ def make_folds(labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     with of_extra("demo"):
         from sklearn.model_selection import StratifiedGroupKFold
 
-    splitter = StratifiedGroupKFold(min(NUM_FOLDS, len(groups.unique())), shuffle=True, random_state=0)
+    num_folds = min(NUM_FOLDS, len(groups.unique()), int(labels.bincount().max()))
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
     folds = torch.zeros_like(labels)
     for number, (_, test) in enumerate(splitter.split(labels.numpy(), labels.numpy(), groups.numpy())):
         folds[torch.from_numpy(test)] = number
