@@ -31,20 +31,20 @@ class TubeViTModelTester:
         self.seq_length = 6 + 12 + 30
 
     def get_config(self, **overrides):
-        return TubeViTConfig(
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=37,
-            image_size=[40, 48],
-            num_frames=5,
-            tubes=[
+        settings = {
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": 37,
+            "image_size": [40, 48],
+            "num_frames": 5,
+            "tubes": [
                 {"kernel_size": [2, 8, 8], "stride": [4, 16, 24], "space_to_depth": [2, 1, 1]},
                 {"kernel_size": [3, 4, 6], "stride": [2, 14, 12], "offset": [0, 2, 3], "space_to_depth": [1, 2, 2]},
                 {"kernel_size": [1, 8, 8], "stride": [5, 8, 8]},
             ],
-            **overrides,
-        )
+        }
+        return TubeViTConfig(**{**settings, **overrides})
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
@@ -96,6 +96,25 @@ class TubeViTImageModelTester(TubeViTModelTester):
     def prepare_config_and_inputs_for_common(self):
         config, inputs = super().prepare_config_and_inputs_for_common()
         return config, {"pixel_values": inputs["pixel_values"][:, 0]}
+
+
+class TubeViTJointModelTester(TubeViTModelTester):
+    """Frames that are encoded by themselves in the first layer, and classified from regions of space and time."""
+
+    def __init__(self):
+        super().__init__()
+        # of each of 3 frames a CLS token and 30 patches
+        self.seq_length = 3 * 31
+
+    def get_config(self):
+        return super().get_config(
+            tubes=[{"kernel_size": [1, 8, 8], "stride": [2, 8, 8]}],
+            use_cls_token=True,
+            joint_layer=2,
+            pooling_type="grid",
+            pooling_grid=[3, 2, 3],
+            pooling_layers=[1, 2],
+        )
 
 
 class TubeViTModelTest(ModelTesterMixin, unittest.TestCase):
@@ -163,3 +182,17 @@ class TubeViTImageModelTest(TubeViTModelTest):
     all_model_classes = (TubeViTModel, TubeViTForImageClassification)
     # an image gives no tokens to tubes that span several frames
     test_all_params_have_gradient = False
+
+
+class TubeViTJointModelTest(TubeViTModelTest):
+    model_tester_class = TubeViTJointModelTester
+
+    def test_attention_outputs(self):
+        """Instead of the shared one: a frame's tokens attend to each other only."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        config._attn_implementation = "eager"
+        for model_class in self.all_model_classes:
+            model = model_class(copy.deepcopy(config)).to(torch_device).eval()
+            with torch.no_grad():
+                attentions = model(**inputs, output_attentions=True).attentions
+            self.assertEqual([tuple(weights.shape) for weights in attentions], [(7 * 3, 5, 31, 31)] * 2)

@@ -16,6 +16,7 @@ from tubevit_hf import (
 from ..support import naive
 from ..support.modeling_cases import (
     ATTENTION,
+    PATCH,
     POOLING,
     TUBES,
     assert_all_close,
@@ -70,6 +71,7 @@ def test_autocast(attn, pooling):
     assert {state.dtype for state in outputs.hidden_states} == {torch.float32}
 
 
+GRID = {"joint_layer": 2, "pooling_type": "grid", "pooling_grid": [2, 2, 1], "pooling_layers": [1, 2]}
 COMPILED = [
     pytest.param(False, "sdpa", {}, id="sdpa"),
     pytest.param(True, "sdpa", {}, id="sdpa-masked"),
@@ -80,6 +82,8 @@ COMPILED = [
     pytest.param(
         False, "eager", {"use_layer_scale": True, "position_embedding_type": "learned", **POOLING["cls"]}, id="cls"
     ),
+    pytest.param(True, "sdpa", {"joint_layer": 1, "joint_pooling": [2, 2], **POOLING["cls"]}, id="joint"),
+    pytest.param(True, "sdpa", {"tubes": [PATCH], **GRID}, id="grid"),
 ]
 
 
@@ -117,14 +121,25 @@ def test_compiled_by_inductor(fresh_compiler):
         assert_close(compiled.logits, model(**inputs).logits, "float32")
 
 
-@pytest.mark.parametrize("settings", [{}, {"gate_layer": 1, **POOLING["mean_with_prefix"]}], ids=["attention", "mean"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gate_layer": 1, **POOLING["mean_with_prefix"]},
+        {"joint_layer": 1, "joint_pooling": [2, 2], **POOLING["cls"]},
+        {"tubes": [PATCH], **GRID},
+    ],
+    ids=["attention", "mean", "joint", "grid"],
+)
 @pytest.mark.parametrize("masked", [False, True])
 def test_export_with_any_batch_size(masked, settings):
     model = build(**settings)
+    # two moments at least where they are joined
+    lengths = [9, 6, 7, 9, 8] if "joint_pooling" in settings else [9, 6, 4, 9, 1]
 
     def inputs(batch):
         clip = random_clip(batch=batch, seed=batch)
-        return {"pixel_values": clip, **({"frame_mask": mask_of([9, 6, 4, 9, 1][:batch], 9)} if masked else {})}
+        return {"pixel_values": clip, **({"frame_mask": mask_of(lengths[:batch], 9)} if masked else {})}
 
     batch = torch.export.Dim("batch", min=1, max=16)
     dynamic_shapes = {name: {0: batch} for name in inputs(2)}

@@ -254,7 +254,9 @@ class TubeViTEmbeddings(nn.Module):
                 f"`frame_mask` leaves clip(s) {empty} without a valid token: "
                 f"{frame_mask[empty].sum(dim=1).tolist()} real frame(s) hold no tube. Give longer clips, or drop them."
             )
-        # a single moment is an image to the model, and many are not
+        if self.config.pooling_type == "grid" and self.config.joint_layer == self.config.num_hidden_layers:
+            return
+        # where moments are joined a single one is an image, and many are not
         single = ((counts.any(dim=2).sum(dim=1) == 1) & (layout.num_moments > 1)).nonzero().flatten().tolist()
         if single:
             raise ValueError(
