@@ -29,7 +29,7 @@ from tubevit_hf.visualization import draw_attention, pooling_attention
 
 EXAMPLE = Path(__file__).with_name("run_video_classification.py")
 CLIPS_PER_MOTION = {"train": 400, "validation": 40}
-EPOCHS = 5
+EPOCHS = 4
 
 # the paper's kinds of tube, scaled down to clips of 16x64x64: short and wide, long and narrow, and the image patch
 TUBES = [
@@ -37,6 +37,38 @@ TUBES = [
     {"kernel_size": [16, 8, 8], "stride": [16, 16, 16], "space_to_depth": [1, 2, 2]},
     {"kernel_size": [1, 16, 16], "stride": [16, 16, 16]},
 ]
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>TubeViT on moving digits</title>
+<style>
+body {{ font-family: system-ui, sans-serif; line-height: 1.5; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+.videos {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure {{ margin: 0; padding: 0.4rem; border-radius: 0.4rem; border: 2px solid; text-align: center; }}
+figure.right {{ border-color: seagreen; }}
+figure.wrong {{ border-color: crimson; }}
+video {{ width: 8rem; image-rendering: pixelated; }}
+img {{ max-width: 100%; }}
+</style>
+</head>
+<body>
+<h1>TubeViT on moving digits</h1>
+<p>{summary}</p>
+<h2>Videos it has not seen</h2>
+<p>Above what moves how, below what the model says, and how sure it is.</p>
+<div class="videos">{cells}</div>
+<h2>What it looked at</h2>
+<p>Frames of three clips, and below each as bright as the attention pooling looks at it.</p>
+<img src="attention.png" alt="Frames of three clips, and the regions that the pooling attends to">
+<h2>How it learned</h2>
+<img src="tubevit/training_curves.png" alt="Loss and learning rate over the training steps">
+</body>
+</html>
+"""
 
 
 def main() -> None:
@@ -58,19 +90,24 @@ def main() -> None:
     one_frame_folder = train(folder, "one_frame", 1)
 
     console.rule("3. Classification of videos it has not seen")
-    print_predictions(console, model_folder, videos)
-    picture = draw_picture(model_folder, videos, folder / "attention.png")
+    predictions = predict(model_folder, videos)
+    print_predictions(console, predictions, videos)
+    draw_picture(model_folder, videos, folder / "attention.png")
 
     seconds = read_metric(model_folder, "train", "train_runtime")
-    console.rule("Done")
-    console.print(
+    summary = (
         f"Accuracy on {len(MOTIONS) * CLIPS_PER_MOTION['validation']} clips of unseen digits: "
         f"{read_metric(model_folder, 'eval', 'eval_top_1_accuracy'):.1%} after {seconds:.0f} s of training.\n"
         f"The same model with one frame of a clip: {read_metric(one_frame_folder, 'eval', 'eval_top_1_accuracy'):.1%} "
-        f"(chance is {1 / len(MOTIONS):.1%}): the label is the motion.\n\n"
+        f"(chance is {1 / len(MOTIONS):.1%}): the label is the motion."
+    )
+    page = write_page(folder, summary, predictions)
+    console.rule("Done")
+    console.print(
+        f"{summary}\n\n"
         f"model    {model_folder}\n"
         f"metrics  {model_folder / 'all_results.json'}\n"
-        f"picture  {picture}\n",
+        f"page     {page}, with videos and pictures\n",
         highlight=False,
     )
     clip = videos / "validation" / "turn_left" / "0000.mp4"
@@ -85,12 +122,12 @@ def main() -> None:
 
 
 def write_config(folder: Path) -> None:
-    """A model of 4 layers for small clips, and the processor that suits it."""
+    """A model of 3 layers for small clips, and the processor that suits it."""
     TubeViTConfig(
-        hidden_size=192,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        intermediate_size=768,
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=512,
         image_size=FRAME_SIZE,
         num_frames=NUM_FRAMES,
         tubes=TUBES,
@@ -118,7 +155,7 @@ def train(folder: Path, name: str, num_frames: int) -> Path:
         "per_device_eval_batch_size": 32,
         "eval_clips": 1,
         "eval_crops": 1,
-        "learning_rate": 2e-3,
+        "learning_rate": 3e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "weight_decay": 0.05,
@@ -151,16 +188,32 @@ def has_bfloat16() -> bool:
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
-def print_predictions(console: Console, model_folder: Path, videos: Path) -> None:
-    """Classifies one held-out video of each motion through the pipeline."""
+def predict(model_folder: Path, videos: Path) -> list[tuple[str, Path, dict]]:
+    """Motion, file and the best prediction for one held-out video of each motion, by the pipeline."""
     classify = pipeline("video-classification", model=str(model_folder))
+    files = [(motion, videos / "validation" / motion / "0000.mp4") for motion in MOTIONS]
+    return [(motion, file, classify(str(file), top_k=1)[0]) for motion, file in files]
+
+
+def print_predictions(console: Console, predictions: list[tuple[str, Path, dict]], videos: Path) -> None:
     table = Table("video", "predicted", "score")
-    for motion in MOTIONS:
-        clip = videos / "validation" / motion / "0000.mp4"
-        best = classify(str(clip), top_k=1)[0]
+    for motion, file, best in predictions:
         colour = "green" if best["label"] == motion else "red"
-        table.add_row(str(clip.relative_to(videos)), f"[{colour}]{best['label']}[/]", f"{best['score']:.3f}")
+        table.add_row(str(file.relative_to(videos)), f"[{colour}]{best['label']}[/]", f"{best['score']:.3f}")
     console.print(table)
+
+
+def write_page(folder: Path, summary: str, predictions: list[tuple[str, Path, dict]]) -> Path:
+    """A page with the videos, what the model said of them, and the pictures."""
+    cells = "".join(
+        f'<figure class="{"right" if best["label"] == motion else "wrong"}">'
+        f'<video src="{file.relative_to(folder)}" autoplay loop muted playsinline></video>'
+        f"<figcaption>{motion}<br><b>{best['label']}</b> {best['score']:.1%}</figcaption></figure>"
+        for motion, file, best in predictions
+    )
+    page = folder / "index.html"
+    page.write_text(PAGE.format(summary=summary.replace("\n", "<br>"), cells=cells), encoding="utf-8")
+    return page
 
 
 def draw_picture(model_folder: Path, videos: Path, path: Path) -> Path:
