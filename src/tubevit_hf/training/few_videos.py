@@ -50,7 +50,7 @@ class FewVideosRecipe:
     time_scale: float = 0.7
     color_jitter: float = 0.4
     horizontal_flip: bool = True
-    eval_clips: int = 4
+    eval_clips: int = 2
     eval_crops: int = 3
     eval_mirror: bool = True
 
