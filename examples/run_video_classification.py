@@ -280,9 +280,11 @@ def build_trainer(
 
     # 3. Both together
     clips = ClipDataset(dataset["train"], training_clip, seed=training_args.seed, copies=data_args.copies)
-    if training_args.do_train and data_args.copies is not None and getattr(config, "freeze_before", None) is not None:
+    is_frozen = getattr(model.config, "freeze_before", None) is not None
+    if training_args.do_train and data_args.copies is not None and is_frozen:
         model.to(training_args.device)
-        clips = cache_frozen(model, clips, Path(training_args.output_dir, "frozen"), bf16=training_args.bf16)
+        with training_args.main_process_first():
+            clips = cache_frozen(model, clips, Path(training_args.output_dir, "frozen"), bf16=training_args.bf16)
     return VideoTrainer(
         model=model,
         args=training_args,
@@ -330,9 +332,10 @@ def fit_small(model_args: ModelArguments, data_args: DataArguments, training_arg
     clips = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=copies)
     folder = Path(training_args.output_dir, "frozen")
     print(f"{len(rows)} videos x {copies} clips: {frozen_size(model, clips) / 1e9:.2f} GB in {folder}")
-    frozen = cache_frozen(
-        model, clips, folder, num_workers=training_args.dataloader_num_workers, bf16=training_args.bf16
-    )
+    with training_args.main_process_first():
+        frozen = cache_frozen(
+            model, clips, folder, num_workers=training_args.dataloader_num_workers, bf16=training_args.bf16
+        )
     model, report = fit_few_videos(model, frozen, groups)
     Path(training_args.output_dir, "few_videos.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
     print(*report.notes, sep="\n")

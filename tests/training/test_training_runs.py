@@ -122,6 +122,38 @@ def test_two_processes_are_as_one(kind, digits, pictures, start, tmp_path):
         assert_close(torch.tensor(losses(tmp_path / "two")), losses(tmp_path / "one"), "two_processes")
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_frozen_layers_are_run_once(num_processes, digits, start, tmp_path):
+    """Only what follows the frozen layers is trained, with the losses of the same clips without a cache."""
+    arguments = [
+        *(*TRAINING, "--save_strategy", "no", "--data_dir", digits, "--model_name_or_path", start),
+        *("--ignore_mismatched_sizes", "--random_crop", "--copies", 2),
+        *("--per_device_train_batch_size", 8 // num_processes),
+    ]
+    if num_processes > 1:
+        arguments += ["--ddp_backend", "gloo"]
+    folder = tmp_path / "kept"
+    kept = run(
+        "run_video_classification.py",
+        *arguments,
+        *("--freeze_before", 2, "--output_dir", folder),
+        num_processes=num_processes,
+    )
+    assert kept.returncode == 0, kept.stderr
+    assert len(list((folder / "frozen").glob("clips-*.npy"))) == 2  # 44 clips, two of each
+    before, after = (load_file(path / "model.safetensors") for path in (start, folder))
+    moved = {name for name in after if "classifier" not in name and not after[name].equal(before[name])}
+    assert moved
+    assert all(name.startswith(("tubevit.layers.2.", "tubevit.layernorm.", "tubevit.pooler.")) for name in moved)
+    if num_processes == 1:
+        # without `--copies` nothing is kept, and the first epoch's clips are the same
+        plain = [argument for argument in arguments if argument not in ("--copies", 2)]
+        result = run("run_video_classification.py", *plain, "--freeze_before", 2, "--output_dir", tmp_path / "plain")
+        assert result.returncode == 0, result.stderr
+        assert not (tmp_path / "plain" / "frozen").exists()
+        assert_close(torch.tensor(losses(folder)), losses(tmp_path / "plain"), "frozen_cache")
+
+
 def test_killed_runs_end_with_the_weights_of_one_that_was_not(digits, start, tmp_path):
     """With all that is random: order, windows, crops, RandAugment, MixUp, dropout, workers."""
     arguments = [
