@@ -726,7 +726,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         token_mask = None if frame_mask is None else self.embeddings.token_mask(pixel_values, frame_mask)
         embedding_output = self.embeddings(pixel_values)
         layout = self.embeddings.layout(pixel_values)
-        states = self.run_layers(embedding_output, embedding_output, layout, token_mask, **kwargs)
+        states = self.run_layers(embedding_output, embedding_output, layout, token_mask, 0, len(self.layers), **kwargs)
         return self.finish(states, layout, token_mask, **kwargs)
 
     def run_layers(
@@ -735,8 +735,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         embedding_output: torch.Tensor,
         layout: TokenLayout,
         token_mask: torch.Tensor | None,
-        start: int = 0,
-        stop: int | None = None,
+        start: int,
+        stop: int,
         **kwargs: Unpack[TransformersKwargs],
     ) -> "EncoderStates":
         """Runs the layers from `start` to before `stop`; what enters the layer `joint_layer` is joined before `stop`.
@@ -748,7 +748,6 @@ class TubeViTModel(TubeViTPreTrainedModel):
             token_mask: of the joint layers.
         """
         joint_layer = self.config.joint_layer
-        stop = len(self.layers) if stop is None else stop
         read: dict[int, torch.Tensor] = {}
         attention_mask = None
         later = embedding_output[:, layout.num_moment_tokens :]
@@ -876,7 +875,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         pixel_values = as_video(pixel_values)
         embedding_output = self.embeddings(pixel_values)
         layout = self.embeddings.layout(pixel_values)
-        states = self.run_layers(embedding_output, embedding_output, layout, None, stop=before)
+        states = self.run_layers(embedding_output, embedding_output, layout, None, 0, before)
         if self.config.pooling_type == "grid":
             pooler_output = self.finish(states, layout, None).pooler_output
             assert pooler_output is not None
@@ -933,7 +932,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
                 f"{self.config.pooling_type!r} only those can be told apart."
             )
         hidden_states, embedding_output = frozen_output[:, 0], frozen_output[:, -1]
-        states = self.run_layers(hidden_states, embedding_output, layout, None, start=before, **kwargs)
+        states = self.run_layers(hidden_states, embedding_output, layout, None, before, len(self.layers), **kwargs)
         return self.finish(states, layout, None, **kwargs)
 
 

@@ -31,7 +31,7 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
             )
         self.tubevit = TubeViTModel(config)
         self.classifiers = nn.ModuleDict(
-            {name: nn.Linear(config.hidden_size, len(head["labels"])) for name, head in config.heads.items()}
+            {name: nn.Linear(config.pooled_size, len(head["labels"])) for name, head in config.heads.items()}
         )
         self.post_init()
 
@@ -43,6 +43,7 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
             dataset: str | None = None,
             frame_mask: torch.Tensor | None = None,
             labels: torch.Tensor | None = None,
+            frozen_output: torch.Tensor | None = None,
             **kwargs: Unpack[TransformersKwargs],
         ) -> ImageClassifierOutput: ...
 
@@ -54,6 +55,7 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
         dataset: str | None = None,
         frame_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        frozen_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         r"""
@@ -66,9 +68,11 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
             True where a frame is real, False where it pads a shorter clip.
         labels (`torch.Tensor`, *optional*):
             As in [`TubeViTForVideoClassification`], by the dataset's own classes and problem type.
+        frozen_output (`torch.Tensor`, *optional*):
+            What [`TubeViTModel.encode_frozen`] gave of clips, instead of these.
         """
         dataset = self.check_dataset(dataset)
-        outputs = self.tubevit(pixel_values, frame_mask=frame_mask, **kwargs)
+        outputs = self.tubevit(pixel_values, frame_mask=frame_mask, frozen_output=frozen_output, **kwargs)
         logits = self.classifiers[dataset](outputs.pooler_output)
         loss = None
         if labels is not None:
