@@ -432,7 +432,7 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
 class TubeViTGridPooler(nn.Module):
     """What is where and when: tokens averaged over `pooling_grid` regions of time, height and width. Of each region in
     space its mean over time, and how much each region in time differs from that: `(batch, tokens, hidden_size) ->
-    (batch, (1 + t) * h * w * hidden_size)` for each layer that is read.
+    (batch, (1 + t) * h * w * hidden_size)`.
 
     A scene that stands still is in the means alone, so that what moves can be told by itself. There are no weights.
     """
@@ -748,14 +748,17 @@ class TubeViTModel(TubeViTPreTrainedModel):
             token_mask: of the joint layers.
         """
         joint_layer = self.config.joint_layer
+        # kept no longer than needed, but for what the grid pooling reads
         read: dict[int, torch.Tensor] = {}
+        wanted = self.layers_read if self.config.pooling_type == "grid" else ()
         attention_mask = None
         later = embedding_output[:, layout.num_moment_tokens :]
         if start == 0 < joint_layer:
             # what comes in later is not encoded before
             hidden_states = embedding_output = embedding_output[:, : layout.num_moment_tokens]
         for index in range(start, stop + 1):
-            read[index] = hidden_states
+            if index in wanted:
+                read[index] = hidden_states
             if index == joint_layer > start:
                 hidden_states = torch.cat([self.join(hidden_states, layout), later], dim=1)
                 hidden_states = hidden_states + self.time_positions(layout, hidden_states)
@@ -773,6 +776,11 @@ class TubeViTModel(TubeViTPreTrainedModel):
             num_moments = layout.num_moments if index < joint_layer else 1
             hidden_states = layer(hidden_states, embedding_output, attention_mask, num_moments, **kwargs)
         return EncoderStates(hidden_states, embedding_output, read)
+
+    @property
+    def layers_read(self) -> Sequence[int]:
+        """Numbers of layers behind which the grid pooling reads."""
+        return self.config.pooling_layers or [len(self.layers)]
 
     def join(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         """Averages the patches of each moment over `joint_pooling` regions: `(batch, tokens of moments, hidden_size)`.
@@ -821,7 +829,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         last_hidden_state = self.layernorm(states.hidden_states)
         if isinstance(self.pooler, TubeViTGridPooler):
             features = []
-            for number in self.config.pooling_layers or [len(self.layers)]:
+            for number in self.layers_read:
                 joined = number > self.config.joint_layer
                 in_layer = layout.pool(self.config.joint_pooling) if joined else layout
                 valid = (
@@ -939,7 +947,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
 class EncoderStates(NamedTuple):
     hidden_states: torch.Tensor
     embedding_output: torch.Tensor
-    # by the number of layers behind them
+    # what the grid pooling reads, by the number of layers before it
     read: dict[int, torch.Tensor]
 
 
