@@ -12,7 +12,6 @@ command goes on where it was.
 """
 
 import argparse
-import re
 import time
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -32,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel, set_seed
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor, convert_vit, read_video
-from tubevit_hf.data import ClipDataset, EvaluationViews
+from tubevit_hf.data import ClipDataset, EvaluationViews, read_groups
 from tubevit_hf.data.annotations import find_videos
 from tubevit_hf.data.splits import path_of
 from tubevit_hf.training.few_videos import (
@@ -160,16 +159,9 @@ def find_rows(folder: Path, group: str, of_set: str | None) -> Videos:
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     labels = [names.index(file.relative_to(folder).parts[0]) for file in files]
     rows = Dataset.from_dict({"video": list(map(str, files)), "label": labels}, features=features)
-    return Videos(rows, read_names(files, group), read_names(files, of_set))
-
-
-def read_names(files: list[Path], pattern: str | None) -> np.ndarray:
-    if pattern is None:
-        return np.array([""] * len(files))
-    found = [re.search(pattern, file.name) for file in files]
-    if None in found:
-        raise SystemExit(f"{files[found.index(None)]}: its name does not match {pattern!r}")
-    return np.array([match[1] for match in found])
+    # without a pattern all are of one set
+    sets = [""] * len(rows) if of_set is None else read_groups(rows, of_set)
+    return Videos(rows, np.array(read_groups(rows, group)), np.array(sets))
 
 
 def make_tasks(videos: Videos, chosen: np.ndarray) -> list[Task]:

@@ -295,12 +295,17 @@ class TubeViTConfig(PreTrainedConfig):
         return token_layout(self.resolved_tubes, size, self.num_prefix_tokens, by_moment=self.joint_layer > 0)
 
     @property
+    def layers_read(self) -> list[int]:
+        """Numbers of layers behind which the grid pooling reads."""
+        return self.pooling_layers or [self.num_hidden_layers]
+
+    @property
     def pooled_size(self) -> int:
         """Length of the vector that the pooling gives."""
         if self.pooling_type != "grid":
             return self.hidden_size
         steps, rows, columns = self.pooling_grid
-        return len(self.pooling_layers or [self.num_hidden_layers]) * (1 + steps) * rows * columns * self.hidden_size
+        return len(self.layers_read) * (1 + steps) * rows * columns * self.hidden_size
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -750,7 +750,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         joint_layer = self.config.joint_layer
         # kept no longer than needed, but for what the grid pooling reads
         read: dict[int, torch.Tensor] = {}
-        wanted = self.layers_read if self.config.pooling_type == "grid" else ()
+        wanted = self.config.layers_read if self.config.pooling_type == "grid" else ()
         attention_mask = None
         later = embedding_output[:, layout.num_moment_tokens :]
         if start == 0 < joint_layer:
@@ -776,11 +776,6 @@ class TubeViTModel(TubeViTPreTrainedModel):
             num_moments = layout.num_moments if index < joint_layer else 1
             hidden_states = layer(hidden_states, embedding_output, attention_mask, num_moments, **kwargs)
         return EncoderStates(hidden_states, embedding_output, read)
-
-    @property
-    def layers_read(self) -> Sequence[int]:
-        """Numbers of layers behind which the grid pooling reads."""
-        return self.config.pooling_layers or [len(self.layers)]
 
     def join(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         """Averages the patches of each moment over `joint_pooling` regions: `(batch, tokens of moments, hidden_size)`.
@@ -808,7 +803,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         positions = torch.zeros_like(states[:1])
         if layout.num_moments > 1:
             exact = torch.promote_types(states.dtype, torch.float32)
-            tube = next(tube for tube in self.config.resolved_tubes if tube.sees_one_frame)
+            tube = next(embedding.tube for embedding in self.embeddings.tubes if embedding.tube.sees_one_frame)
             times = tube.centers(0, layout.num_moments, exact, states.device)
             of_moments = sincos_times(times, states.shape[-1]).to(states.dtype)
             repeats = layout.pool(self.config.joint_pooling).tokens_per_moment
@@ -827,18 +822,16 @@ class TubeViTModel(TubeViTPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Final norm and pooling."""
         last_hidden_state = self.layernorm(states.hidden_states)
+        joined = layout.pool(self.config.joint_pooling)
         if isinstance(self.pooler, TubeViTGridPooler):
-            features = []
-            for number in self.layers_read:
-                joined = number > self.config.joint_layer
-                in_layer = layout.pool(self.config.joint_pooling) if joined else layout
-                valid = (
-                    None if token_mask is None else valid_moments(token_mask, layout.pool(self.config.joint_pooling))
-                )
-                features.append(self.pooler(self.layernorm(states.read[number]), in_layer, valid))
+            valid = None if token_mask is None else valid_moments(token_mask, joined)
+            features = [
+                self.pooler(self.layernorm(read), joined if number > self.config.joint_layer else layout, valid)
+                for number, read in states.read.items()
+            ]
             pooler_output = torch.cat(features, dim=1)
         else:
-            pooler_output = self.pool(last_hidden_state, layout.pool(self.config.joint_pooling), token_mask, **kwargs)
+            pooler_output = self.pool(last_hidden_state, joined, token_mask, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
 
     def pool(

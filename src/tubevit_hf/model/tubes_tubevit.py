@@ -267,15 +267,12 @@ def sincos_positions(axes: Sequence[torch.Tensor], dim: int, temperature: float 
     exponents = torch.arange(num_bands, dtype=times.dtype, device=times.device) / max(num_bands, 1)
     omega = temperature**-exponents
 
-    def encode(positions: torch.Tensor) -> torch.Tensor:
-        return sincos(positions, omega)
-
     grid = (len(times), len(rows), len(columns), num_bands, 2)
     table = torch.cat(
         (
-            encode(times)[:, None, None].expand(grid),
-            encode(columns)[None, None, :].expand(grid),
-            encode(rows)[None, :, None].expand(grid),
+            sincos(times, omega)[:, None, None].expand(grid),
+            sincos(columns, omega)[None, None, :].expand(grid),
+            sincos(rows, omega)[None, :, None].expand(grid),
         ),
         dim=-1,
     )  # (t, h, w, bands, 6)

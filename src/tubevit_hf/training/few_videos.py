@@ -272,7 +272,7 @@ def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], slice]:
     length = rows * columns * config.hidden_size
     blocks: dict[tuple[int, str], slice] = {}
     start = 0
-    for layer in config.pooling_layers or [config.num_hidden_layers]:
+    for layer in config.layers_read:
         blocks[layer, "means"] = slice(start, start + length)
         blocks[layer, "differences"] = slice(start + length, start + (1 + steps) * length)
         start += (1 + steps) * length
@@ -280,11 +280,10 @@ def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], slice]:
 
 
 def list_choices(config: TubeViTConfig) -> list[Choice]:
-    layers = config.pooling_layers or [config.num_hidden_layers]
     return [
         Choice(chosen, parts)
-        for number in range(1, len(layers) + 1)
-        for chosen in combinations(layers, number)
+        for number in range(1, len(config.layers_read) + 1)
+        for chosen in combinations(config.layers_read, number)
         for parts in (("means", "differences"), ("means",), ("differences",))
     ]
 
