@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,10 +30,17 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel, set_seed
 
-from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor, convert_vit, read_video
+from tubevit_hf import (
+    TubeViTConfig,
+    TubeViTForVideoClassification,
+    TubeViTVideoProcessor,
+    convert_vit,
+    read_video,
+)
 from tubevit_hf.data import ClipDataset, EvaluationViews, read_groups
 from tubevit_hf.data.annotations import find_videos
 from tubevit_hf.data.splits import path_of
+from tubevit_hf.model.video_decoding_tubevit import VideoSource
 from tubevit_hf.training.few_videos import (
     FEW_VIDEOS,
     Choice,
@@ -84,12 +91,12 @@ class Row:
     order: str = "as filmed"
 
     def choices(self, config: TubeViTConfig) -> list[Choice]:
-        return [
-            choice
+        chosen = {
+            replace(choice, parts=self.parts or choice.parts)
             for choice in list_choices(config)
             if self.depth is None or choice.layers == (config.pooling_layers[self.depth],)
-            if self.parts is None or choice.parts == self.parts
-        ]
+        }
+        return sorted(chosen, key=str)
 
 
 ONE_FRAME = replace(FEW_VIDEOS, num_frames=1, pooling_grid=(1, *FEW_VIDEOS.pooling_grid[1:]))
@@ -104,6 +111,10 @@ ROWS = (
     Row("behind three quarters only", depth=2),
     Row("means over time only", parts=("means",)),
     Row("differences only", parts=("differences",)),
+    Row("changes only", parts=("changes",)),
+    Row("peaks only", parts=("peaks",)),
+    Row("means and differences", parts=("means", "differences")),
+    Row("all parts", parts=("means", "changes", "differences", "peaks")),
     Row("one frame of each clip", ONE_FRAME, parts=("means",)),
     Row("random weights", random_weights=True),
 )
@@ -183,10 +194,29 @@ def make_tasks(videos: Videos, chosen: np.ndarray) -> list[Task]:
     return tasks
 
 
+class OrderedViews(EvaluationViews):
+    """Views whose frames come in another order."""
+
+    def __init__(self, order: str, processor: TubeViTVideoProcessor, num_frames: int, **settings: Any):
+        super().__init__(processor, num_frames, **settings)
+        orders = {
+            "as filmed": torch.arange(num_frames),
+            "reversed": torch.arange(num_frames).flip(0),
+            "shuffled": torch.randperm(num_frames, generator=torch.Generator().manual_seed(0)),
+        }
+        self.order = orders[order]
+
+    def __call__(self, video: VideoSource) -> torch.Tensor:
+        return super().__call__(video)[:, self.order]
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"order": self.order.tolist()}
+
+
 class Views(ClipDataset):
     """Each view of a video as one of its copies."""
 
-    def __init__(self, rows: Dataset, views: EvaluationViews):
+    def __init__(self, rows: Dataset, views: OrderedViews):
         super().__init__(rows, views, copies=views.num_views)
         self.last: tuple[int, torch.Tensor] | None = None
 
@@ -220,15 +250,16 @@ class Cached:
         clips = ClipDataset(
             rows, recipe.training_clip(processor), seed=self.seed, copies=recipe.count_copies(len(rows))
         )
-        several = EvaluationViews(
-            processor, recipe.num_frames, num_clips=recipe.eval_clips, num_crops=recipe.eval_crops, mirror=True
+        order = self.row.order
+        several = OrderedViews(
+            order, processor, recipe.num_frames, num_clips=recipe.eval_clips, num_crops=recipe.eval_crops, mirror=True
         )
-        one = EvaluationViews(processor, recipe.num_frames)
+        one = OrderedViews(order, processor, recipe.num_frames)
         return (
             model,
             keep(clips, folder=self.folder / f"clips-{self.seed}"),
-            keep(Views(rows, several), folder=self.folder / "views"),
-            keep(Views(rows, one), folder=self.folder / "view"),
+            keep(Views(rows, several), folder=self.folder / f"views {order}"),
+            keep(Views(rows, one), folder=self.folder / f"view {order}"),
         )
 
 
@@ -255,7 +286,7 @@ def run_task(features: Cached, videos: Videos, row: Row, task: Task, seed: int) 
         found_labels = []
         for index in task.test.tolist():
             of_views = torch.stack([cached.get_output(index, copy) for copy in range(cached.copies)])
-            logits = fitted(frozen_output=reorder(of_views, model.config, row.order)[:, kept]).logits
+            logits = fitted(frozen_output=of_views[:, kept]).logits
             found_labels.append(logits.softmax(dim=1).mean(dim=0).argmax())
         result[name] = 100 * (torch.stack(found_labels) == labels).double().mean().item()
     return result
@@ -268,17 +299,6 @@ def keep_classes(rows: Dataset) -> Dataset:
     labels = [names.index(label.int2str(number)) for number in rows["label"]]
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"video": rows["video"], "label": labels}, features=features)
-
-
-def reorder(features: torch.Tensor, config: TubeViTConfig, order: str) -> torch.Tensor:
-    """Features of the same frames in another order: each is a region in time of its own."""
-    if order == "as filmed":
-        return features
-    steps = config.pooling_grid[0]
-    assert steps == config.num_frames
-    by_step = features.unflatten(1, (len(config.pooling_layers), 1 + steps, -1))
-    new_order = torch.arange(steps).flip(0) if order == "reversed" else torch.randperm(steps)
-    return torch.cat([by_step[:, :, :1], by_step[:, :, 1 + new_order]], dim=2).flatten(1)
 
 
 def summarise(results: list[dict]) -> dict:

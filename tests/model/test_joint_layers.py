@@ -114,12 +114,18 @@ def test_padded_equals_unpadded(case):
     assert_close(model(padded, frame_mask=mask_of([6, 6], 10)).logits, model(clip).logits, "float64")
 
 
-def test_a_still_clip_has_no_differences():
+def test_nothing_changes_in_a_still_clip():
     model = build_case("grid", position_embedding_type="pretrained")
-    still = random_clip((1, 17, 23)).expand(-1, 9, -1, -1, -1)
-    features = model.tubevit(still).pooler_output.unflatten(1, (3, -1))
-    assert features[:, 0].abs().min() > 0
-    assert_close(features[:, 1:], torch.zeros_like(features[:, 1:]), "float64")
+    still = random_clip((1, 17, 23)).expand(-1, 9, -1, -1, -1).requires_grad_()
+    features = model.tubevit(still).pooler_output
+    means, changes, differences, peaks = features.split(list(model.config.pooling_parts.values()), dim=1)
+    assert means.abs().min() > 0
+    assert_close(differences, torch.zeros_like(differences), "float64")
+    # a root has no slope at 0, so that these are those of a millionth
+    for nothing in (changes, peaks):
+        assert_close(nothing, torch.full_like(nothing, 1e-3), "float64")
+    features.sum().backward()
+    assert still.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("case", ["pooled", "gate_after", "cls", "grid", "no_joint_layer"])

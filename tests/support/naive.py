@@ -430,7 +430,8 @@ def join(names, states, config, with_time):
 
 
 def grid_features(moments, grid):
-    """Means over time of each region in space, then how each region in time differs from them."""
+    """Means over time of each region in space; how much its patches change; how each region in time differs from the
+    means; and the greatest change of any patch from step to step."""
     places = {token.place for tokens in moments for token, _ in tokens if token.place is not None}
     places = sorted(places)
     rows, columns = sorted({row for row, _ in places}), sorted({column for _, column in places})
@@ -439,18 +440,31 @@ def grid_features(moments, grid):
         length = len(items)
         return [items[i * length // number : -(-(i + 1) * length // number)] for i in range(number)]
 
-    means = []
+    def mean(vectors):
+        return sum(vectors) / len(vectors)
+
+    steps = []
     for in_time in parts(moments, grid[0]):
-        of_step = []
-        for in_rows in parts(rows, grid[1]):
-            for in_columns in parts(columns, grid[2]):
-                inside = [
-                    vector
-                    for tokens in in_time
-                    for token, vector in tokens
-                    if token.place is not None and token.place[0] in in_rows and token.place[1] in in_columns
-                ]
-                of_step.append(sum(inside) / len(inside))
-        means.append(of_step)
-    over_time = [sum(step[i] for step in means) / len(means) for i in range(len(means[0]))]
-    return [*over_time, *(step[i] - over_time[i] for step in means for i in range(len(over_time)))]
+        by_place = {}
+        for tokens in in_time:
+            for token, vector in tokens:
+                by_place.setdefault(token.place, []).append(vector)
+        steps.append({place: mean(by_place[place]) for place in places})
+    changes = [
+        {place: (after[place] - before[place]).abs() for place in places}
+        for before, after in itertools.pairwise(steps)
+    ]
+    means, changed, differences = [], [], [[] for _ in steps]
+    for in_rows in parts(rows, grid[1]):
+        for in_columns in parts(columns, grid[2]):
+            inside = [(row, column) for row in in_rows for column in in_columns]
+            of_steps = [mean([step[place] for place in inside]) for step in steps]
+            means.append(mean(of_steps))
+            for differences_of_step, of_step in zip(differences, of_steps):
+                differences_of_step.append(of_step - means[-1])
+            total = [step[place] for step in changes for place in inside] or [torch.zeros_like(means[-1])]
+            changed.append(mean(total))
+    peaks = [torch.stack(list(step.values())).amax(dim=0) for step in changes]
+    # a change of nothing is given as the root of a millionth
+    changed, peaks = ([value.clamp_min(1e-6).sqrt() for value in values] for values in (changed, peaks))
+    return [*means, *changed, *(vector for step in differences for vector in step), *peaks]

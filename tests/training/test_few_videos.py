@@ -18,7 +18,8 @@ from tubevit_hf.data import ClipDataset, load_folder, read_groups
 from tubevit_hf.data.annotations import AnnotationError
 from tubevit_hf.data.moving_digits import write_video
 from tubevit_hf.training import FEW_VIDEOS, cache_frozen, check_videos, fit_few_videos, ridge
-from tubevit_hf.training.few_videos import Choice, feature_blocks, read_features
+from tubevit_hf.training.few_videos import WEIGHTS as PART_WEIGHTS
+from tubevit_hf.training.few_videos import Choice, feature_blocks, feature_weights, read_features
 
 from ..conversion.test_conversion import TRANSFORMERS
 from ..support.conversion_cases import random_source
@@ -60,6 +61,10 @@ def converted(tmp_path_factory) -> Path:
 # The closed form
 
 
+# of features that weigh unlike
+WEIGHTS = torch.linspace(0.2, 3, 17)
+
+
 def random_samples() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Features of three copies of ten videos, which video each is of, and labels."""
     generator = torch.Generator().manual_seed(0)
@@ -72,9 +77,9 @@ def random_samples() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_ridge_is_scikit_learns(monkeypatch):
     monkeypatch.setattr(ridge, "CHUNK", 7)
     features, videos, labels = random_samples()
-    standardization = ridge.standardize(features.__getitem__, 30)
+    standardization = ridge.standardize(features.__getitem__, 30, WEIGHTS)
     [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
-    scaled = StandardScaler().fit_transform(features.double().numpy())
+    scaled = StandardScaler().fit_transform(features.double().numpy()) * np.sqrt(WEIGHTS.numpy())
     np.testing.assert_allclose(product.numpy(), scaled @ scaled.T, atol=1e-4)
 
     validation = ridge.Validation(accuracy=0.0, strength=0.3, temperature=0.25, loss=0.0)
@@ -87,7 +92,7 @@ def test_ridge_is_scikit_learns(monkeypatch):
 
 def test_products_of_parts_add_up():
     features, _, _ = random_samples()
-    standardization = ridge.standardize(features.__getitem__, 30)
+    standardization = ridge.standardize(features.__getitem__, 30, WEIGHTS)
     parts = [[slice(0, 5)], [slice(9, 17), slice(5, 6)], [slice(0, 6), slice(9, 17)]]
     first, second, both = ridge.products(features.__getitem__, 30, standardization, parts)
     torch.testing.assert_close(first + second, both, rtol=1e-4, atol=1e-4)
@@ -97,11 +102,11 @@ def test_cross_validation_holds_groups_out():
     """In plain loops: each group's scores are of a classifier that saw none of it."""
     features, videos, labels = random_samples()
     groups = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
-    standardization = ridge.standardize(features.__getitem__, 30)
+    standardization = ridge.standardize(features.__getitem__, 30, WEIGHTS)
     [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
     found = ridge.cross_validate(product, videos, labels, groups, 3)
 
-    scaled = ((features - standardization.mean) / standardization.std).double().numpy()
+    scaled = ((features - standardization.mean) / standardization.scale).double().numpy()
     alone = {}
     for strength in ridge.STRENGTHS:
         scores = np.zeros((30, 3))
@@ -146,7 +151,7 @@ def test_the_model_reads_frames_and_keeps_their_layers(vit):
     config = model.config
     assert config.native_size == (8, 32, 32)
     assert (config.num_hidden_layers, config.joint_layer, config.pooling_layers) == (2, 2, [1, 2])
-    assert config.pooled_size == 2 * (1 + 4) * 4 * 24
+    assert config.pooled_size == 2 * ((1 + 1 + 4) * 4 + 3) * 24
     assert not any(parameter.requires_grad for parameter in model.tubevit.parameters())
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -196,14 +201,25 @@ def test_choices_are_columns():
     blocks = feature_blocks(config)
     assert {name: (block.start, block.stop) for name, block in blocks.items()} == {
         (1, "means"): (0, 12),
-        (1, "differences"): (12, 48),
-        (3, "means"): (48, 60),
-        (3, "differences"): (60, 96),
+        (1, "changes"): (12, 24),
+        (1, "differences"): (24, 60),
+        (1, "peaks"): (60, 72),
+        (3, "means"): (72, 84),
+        (3, "changes"): (84, 96),
+        (3, "differences"): (96, 132),
+        (3, "peaks"): (132, 144),
     }
-    assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(48, 96))
+    assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(72, 144))
+    # a part weighs as much whatever its length
+    weights = feature_weights(config)
+    assert {name: weights[block].sum().item() for name, block in blocks.items()} == pytest.approx(
+        {(layer, part): PART_WEIGHTS[part] for layer in (1, 3) for part in PART_WEIGHTS}
+    )
 
 
-@pytest.mark.parametrize("choice", [Choice((1,), ("differences",)), Choice((1, 2), ("means", "differences"))])
+@pytest.mark.parametrize(
+    "choice", [Choice((1,), ("differences",)), Choice((1, 2), ("means", "changes", "differences", "peaks"))]
+)
 def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_path, monkeypatch):
     """The model put together reads what was chosen, from pixels as from the cache."""
     monkeypatch.setattr("tubevit_hf.training.few_videos.list_choices", lambda config: [choice])
@@ -218,9 +234,8 @@ def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_pa
     assert report.chosen == choice
     assert fitted.config.num_hidden_layers == choice.layers[-1]
     assert fitted.config.id2label == {0: "left", 1: "right"}
-    if "means" not in choice.parts:
-        weight = fitted.classifier.weight.unflatten(1, (5, -1))
-        assert weight[:, 0].abs().max() == 0 < weight[:, 1:].abs().max()
+    for (_, part), block in feature_blocks(fitted.config).items():
+        assert bool(fitted.classifier.weight[:, block].any()) == (part in choice.parts)
     kept = read_features(model.config, choice)
     clip = clips.get_clip(3, 1)["pixel_values"][None]
     with torch.no_grad():
@@ -228,7 +243,7 @@ def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_pa
         torch.testing.assert_close(fitted(clip).logits, from_cache, rtol=1e-4, atol=1e-4)
 
     features = outputs(frozen, torch.arange(72))
-    scaled = ridge.standardize(features.__getitem__, 72)(features)
+    scaled = ridge.standardize(features.__getitem__, 72, feature_weights(model.config))(features)
     columns = torch.cat(
         [
             torch.arange(model.config.pooled_size)[block]
@@ -268,7 +283,7 @@ def test_the_example_learns_a_motion_from_a_random_vit(blobs, converted, tmp_pat
     assert "24 videos x 4 clips: 0.00 GB" in result.stdout
     assert "motion matters here" in result.stdout
     report = json.loads((out / "few_videos.json").read_text())
-    assert len(report["choices"]) == 9
+    assert len(report["choices"]) == 18
     assert report["chosen"] in report["choices"]
     # no single frame tells left from right
     assert json.loads((out / "eval_results.json").read_text())["eval_top_1_accuracy"] >= 0.9

@@ -113,8 +113,9 @@ class TubeViTConfig(PreTrainedConfig):
         pooling_type (`str`, defaults to `"attention"`):
             `"attention"`: one learned query attends to all valid tokens; `"cls"`: the CLS token, with a `joint_layer`
             the mean of the moments'; `"mean"`: the mean of the tubes' valid tokens; `"grid"`: the means of
-            `pooling_grid` regions one after another, each as its mean over time and the differences from that. The
-            last is for few videos: it needs a `joint_layer`, and has no weights.
+            `pooling_grid` regions one after another, each as its mean over time, how much its patches change, and the
+            differences of each step in time from the mean, and then the greatest changes anywhere. The last is for
+            few videos: it needs a `joint_layer`, and has no weights.
         pooling_grid (`list[int]`, defaults to `[8, 2, 4]`):
             Regions `[t, h, w]` of `"grid"`.
         pooling_layers (`list[int]`, *optional*):
@@ -304,8 +305,19 @@ class TubeViTConfig(PreTrainedConfig):
         """Length of the vector that the pooling gives."""
         if self.pooling_type != "grid":
             return self.hidden_size
+        return len(self.layers_read) * sum(self.pooling_parts.values())
+
+    @property
+    def pooling_parts(self) -> dict[str, int]:
+        """Lengths of what `"grid"` gives of each layer it reads, in order, see `pooling_type`."""
         steps, rows, columns = self.pooling_grid
-        return len(self.layers_read) * (1 + steps) * rows * columns * self.hidden_size
+        regions = rows * columns * self.hidden_size
+        return {
+            "means": regions,
+            "changes": regions,
+            "differences": steps * regions,
+            "peaks": (steps - 1) * self.hidden_size,
+        }
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -430,11 +430,14 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
 
 
 class TubeViTGridPooler(nn.Module):
-    """What is where and when: tokens averaged over `pooling_grid` regions of time, height and width. Of each region in
-    space its mean over time, and how much each region in time differs from that: `(batch, tokens, hidden_size) ->
-    (batch, (1 + t) * h * w * hidden_size)`.
+    """What is where and when, and what changes: `(batch, tokens, hidden_size) -> (batch, features)`, the parts of
+    `config.pooling_parts` one after another. Tokens are averaged over `pooling_grid` regions of time, height and
+    width. Of each region in space its mean over time ("means"), how much its patches change from each region in time
+    to the next, all in all ("changes"), and how each region in time differs from the mean ("differences"); and of each
+    step the greatest change of any patch, wherever it is ("peaks").
 
-    A scene that stands still is in the means alone, so that what moves can be told by itself. There are no weights.
+    A scene that stands still is in the means alone, so that what moves can be told by itself. Changes are absolute
+    values of each channel, and their square roots are given. There are no weights.
     """
 
     def __init__(self, config: TubeViTConfig):
@@ -454,9 +457,19 @@ class TubeViTGridPooler(nn.Module):
             region_weights(torch.full((1,), length, device=states.device), length, parts, states.dtype)[0]
             for length, parts in ((height, rows), (width, columns))
         ]
-        regions = torch.einsum("btm,hy,wx,bmyxd->bthwd", in_time, *in_space, patches)
+        by_step = torch.einsum("btm,bmyxd->btyxd", in_time, patches)
+        regions = torch.einsum("hy,wx,btyxd->bthwd", *in_space, by_step)
         mean = regions.mean(dim=1, keepdim=True)
-        return torch.cat([mean, regions - mean], dim=1).flatten(1)
+        changes = by_step.diff(dim=1).abs()
+        # of a single step nothing changes
+        in_regions = torch.einsum("hy,wx,btyxd->bhwd", *in_space, changes) / max(1, steps - 1)
+        parts = [mean, smooth_sqrt(in_regions), regions - mean, smooth_sqrt(changes.amax(dim=(2, 3)))]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
+    """Square roots, whose slope is finite where nothing changes."""
+    return values.clamp_min(1e-6).sqrt()
 
 
 def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dtype: torch.dtype) -> torch.Tensor:

@@ -2,9 +2,9 @@
 """The recipe for few videos: a hundred clips of one's own, a pretrained image ViT, minutes on a laptop.
 
 Each of eight frames goes through the first three quarters of the ViT by itself, which stays as it is. What comes of
-that is averaged over regions of space and time, as a mean over time and the differences from it, and a linear
-classifier reads that. It is fitted in closed form to many random clips of each video; which layers it reads, whether
-it needs the means too, and how strongly it is held back is chosen by cross-validation on the training videos.
+that is read by regions of space and time: what stands still, what changes, how, and how much at most anywhere. A
+linear classifier on it is fitted in closed form to many random clips of each video; which layers and which of these
+parts it reads, and how strongly it is held back, is chosen by cross-validation on the training videos.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,18 @@ from .frozen import FrozenClips
 VALIDATION_CLIPS = 1_000
 MAX_CLIPS = 6_000
 MAX_VIDEOS = 3_000
+
+# of the parts in the sum of products: means can be the place alone, and changes are few beside differences
+WEIGHTS = {"means": 0.3, "changes": 3.0, "differences": 1.0, "peaks": 3.0}
+# which of them may be read. Peaks are for what happens small and anywhere in a wide view, and cost a little elsewhere
+MOVING = (
+    ("differences",),
+    ("changes", "differences"),
+    ("means", "changes", "differences"),
+    ("changes", "differences", "peaks"),
+    ("means", "changes", "differences", "peaks"),
+)
+STILL = ("means",)
 
 
 @dataclass(frozen=True)
@@ -143,13 +155,13 @@ class FewVideosRecipe:
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the features is read: behind which layers, and which of mean and differences."""
+    """What of the features is read: behind which layers, and which parts, see [`TubeViTConfig.pooling_parts`]."""
 
     layers: tuple[int, ...]
     parts: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"layers {'+'.join(map(str, self.layers))}, {' and '.join(self.parts)}"
+        return f"layers {'+'.join(map(str, self.layers))}, {'+'.join(self.parts)}"
 
 
 @dataclass
@@ -199,13 +211,14 @@ def fit_few_videos(
     labels, numbers = check_videos(frozen.rows, frozen.copies, groups)
     num_labels = len(get_names(frozen.rows))
     blocks = feature_blocks(model.config)
+    weights = feature_weights(model.config)
     choices = list_choices(model.config) if choices is None else choices
 
     # which choice: a few copies of each video will do
     copies = max(1, min(VALIDATION_CLIPS // len(labels), frozen.copies))
     read = reader(frozen, copies)
     videos = torch.arange(len(labels)).repeat_interleave(copies)
-    standardization = ridge.standardize(read, len(videos))
+    standardization = ridge.standardize(read, len(videos), weights)
     names = list(blocks)
     products = dict(zip(names, ridge.products(read, len(videos), standardization, [[blocks[n]] for n in names])))
     validations = {
@@ -213,14 +226,14 @@ def fit_few_videos(
         for choice in choices
     }
     # what stands still can be the place alone: those who are held out stood there too, and in another it says nothing
-    moving = [choice for choice in choices if "differences" in choice.parts] or choices
+    moving = [choice for choice in choices if choice.parts != STILL] or choices
     chosen = min(moving, key=lambda choice: validations[choice].loss)
     report = FewVideosReport(chosen, validations, notes_on(chosen, validations, num_labels))
 
     # and then all of them
     read = reader(frozen, frozen.copies)
     videos = torch.arange(len(labels)).repeat_interleave(frozen.copies)
-    standardization = ridge.standardize(read, len(videos))
+    standardization = ridge.standardize(read, len(videos), weights)
     which = [blocks[name] for name in names if name[0] in chosen.layers and name[1] in chosen.parts]
     [product] = ridge.products(read, len(videos), standardization, [which])
     weight, bias = ridge.fit(read, product, standardization, labels[videos], num_labels, validations[chosen])
@@ -267,16 +280,22 @@ def check_videos(rows: Dataset, copies: int, groups: Sequence[str] | None = None
 
 
 def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], slice]:
-    """Where the features of each layer lie: means over time, then differences."""
-    steps, rows, columns = config.pooling_grid
-    length = rows * columns * config.hidden_size
+    """Where the parts of each layer's features lie."""
     blocks: dict[tuple[int, str], slice] = {}
     start = 0
     for layer in config.layers_read:
-        blocks[layer, "means"] = slice(start, start + length)
-        blocks[layer, "differences"] = slice(start + length, start + (1 + steps) * length)
-        start += (1 + steps) * length
+        for part, length in config.pooling_parts.items():
+            blocks[layer, part] = slice(start, start + length)
+            start += length
     return blocks
+
+
+def feature_weights(config: TubeViTConfig) -> torch.Tensor:
+    """How much each feature weighs: parts as `WEIGHTS` says, whatever their length."""
+    weights = torch.zeros(config.pooled_size)
+    for (_, part), block in feature_blocks(config).items():
+        weights[block] = WEIGHTS[part] / max(1, block.stop - block.start)
+    return weights
 
 
 def list_choices(config: TubeViTConfig) -> list[Choice]:
@@ -284,7 +303,7 @@ def list_choices(config: TubeViTConfig) -> list[Choice]:
         Choice(chosen, parts)
         for number in range(1, len(config.layers_read) + 1)
         for chosen in combinations(config.layers_read, number)
-        for parts in (("means", "differences"), ("means",), ("differences",))
+        for parts in (*MOVING, STILL)
     ]
 
 
@@ -306,12 +325,8 @@ def notes_on(chosen: Choice, validations: dict[Choice, ridge.Validation], num_la
         f"Held-out training videos: {validations[chosen].accuracy:.1%} right with {chosen}; chance is about "
         f"{1 / num_labels:.1%}."
     ]
-    best = {
-        parts: max(found.accuracy for choice, found in validations.items() if choice.parts == parts)
-        for parts in {choice.parts for choice in validations}
-    }
-    still = best.get(("means",))
-    moving = max((accuracy for parts, accuracy in best.items() if "differences" in parts), default=None)
+    still = max((found.accuracy for choice, found in validations.items() if choice.parts == STILL), default=None)
+    moving = max((found.accuracy for choice, found in validations.items() if choice.parts != STILL), default=None)
     if still is None or moving is None:
         return notes
     if still >= moving:
@@ -325,7 +340,7 @@ def notes_on(chosen: Choice, validations: dict[Choice, ridge.Validation], num_la
 
 
 def read_features(config: TubeViTConfig, chosen: Choice) -> torch.Tensor:
-    """Which of the features are read by a choice of layers, both parts of each."""
+    """Which of the features are read by a choice of layers, all parts of each."""
     blocks = feature_blocks(config)
     features = torch.arange(config.pooled_size)
     return torch.cat([features[block] for (layer, _), block in blocks.items() if layer in chosen.layers])

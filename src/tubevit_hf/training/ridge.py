@@ -14,7 +14,7 @@ from ..extras import of_extra
 
 
 # of the mean square of a sample
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TEMPERATURES = torch.logspace(-2.5, 0.5, 61).tolist()
 NUM_FOLDS = 5
 # rows of features at once
@@ -26,16 +26,20 @@ ReadFeatures = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class Standardization:
-    """Mean and standard deviation of each feature."""
+    """Mean of each feature, and what it is divided by: its standard deviation, less the more it weighs."""
 
     mean: torch.Tensor
-    std: torch.Tensor
+    scale: torch.Tensor
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        return (features - self.mean) / self.std
+        return (features - self.mean) / self.scale
 
 
-def standardize(read: ReadFeatures, num_samples: int) -> Standardization:
+def standardize(read: ReadFeatures, num_samples: int, weights: torch.Tensor) -> Standardization:
+    """
+    Args:
+        weights: of the features: what each adds to the product of a sample with itself, in the mean of the samples.
+    """
     total = square = torch.zeros((), dtype=torch.float64)
     for rows in torch.arange(num_samples).split(CHUNK):
         features = read(rows).double()
@@ -43,7 +47,8 @@ def standardize(read: ReadFeatures, num_samples: int) -> Standardization:
     mean = total / num_samples
     std = (square / num_samples - mean.square()).clamp_min(0).sqrt()
     # a feature that never changes says nothing, whatever it is divided by
-    return Standardization(mean.float(), std.clamp_min(1e-4 * std.mean().clamp_min(1e-12)).float())
+    std = std.clamp_min(1e-4 * std.mean().clamp_min(1e-12))
+    return Standardization(mean.float(), (std / weights.sqrt()).float())
 
 
 def products(
@@ -164,6 +169,6 @@ def fit(
     )
     assert isinstance(weight, torch.Tensor)
     # the standardisation goes into the weights
-    weight = weight / standardization.std
+    weight = weight / standardization.scale
     bias = mean.float() - weight @ standardization.mean
     return weight / validation.temperature, bias / validation.temperature
