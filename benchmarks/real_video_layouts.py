@@ -169,8 +169,7 @@ def decode(source: str, videos: Videos, num_frames: int) -> tuple[torch.Tensor, 
     view = ClipDataset(videos.rows, EvaluationViews(processor, num_frames))
     found, views = [], []
     for index in tqdm(range(len(videos.rows)), desc=f"clips of {num_frames} frames", disable=None):
-        copies = [clips.get_clip(index, copy)["pixel_values"].bfloat16() for copy in range(COPIES)]
-        found.append(torch.stack(copies))
+        found.append(clips.get_pixels(index, range(COPIES)).bfloat16())
         views.append(view[index]["pixel_values"][0].bfloat16())
     DECODED[num_frames] = torch.stack(found), torch.stack(views)
     return DECODED[num_frames]

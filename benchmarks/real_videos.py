@@ -13,6 +13,7 @@ command goes on where it was.
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -218,12 +219,9 @@ class Views(ClipDataset):
 
     def __init__(self, rows: Dataset, views: OrderedViews):
         super().__init__(rows, views, copies=views.num_views)
-        self.last: tuple[int, torch.Tensor] | None = None
 
-    def get_clip(self, index: int, epoch: int) -> dict:
-        if self.last is None or self.last[0] != index:
-            self.last = index, self.load(path_of(self.rows[index]))
-        return {"pixel_values": self.last[1][epoch]}
+    def get_pixels(self, index: int, epochs: Sequence[int]) -> torch.Tensor:
+        return self.load(path_of(self.rows[index]))[list(epochs)]
 
 
 class Cached:

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.data import ClipDataset, TrainingClip
+from tubevit_hf.data import clips as clips_module
 from tubevit_hf.training import FrozenCacheMismatch, VideoTrainer, cache_frozen, frozen_size
 from tubevit_hf.training import frozen as frozen_module
 
@@ -112,6 +113,36 @@ def test_copies_come_again(videos, tmp_path):
         make_clips(videos, copies=0)
     with pytest.raises(ValueError, match="has no `copies`"):
         cache_frozen(model, make_clips(videos, copies=None), tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"time_scale": 1.0}, {"time_scale": 1.0, "fps": 4.0}])
+def test_copies_share_what_is_decoded(settings, videos, monkeypatch):
+    """Each the same as alone, from one opening of the file, with little memory too."""
+    clip = TrainingClip(
+        tiny_video_processor(),
+        **{"num_frames": 7, "random_crop": True, "color_jitter": 0.4, "time_scale": 0.6, **settings},
+    )
+    clips = ClipDataset(rows_of(videos, [0, 1, 2]), clip, copies=5)
+    alone = torch.stack([clips.get_clip(1, copy)["pixel_values"] for copy in (3, 0, 2, 4)])
+    assert len({values.sum().item() for values in alone}) == 4
+    opened, decoded = [], []
+    reader = clips_module.VideoReader
+
+    class Counting(reader):
+        def __init__(self, source):
+            opened.append(source)
+            super().__init__(source)
+
+        def get_frames(self, indices):
+            decoded.append(len(indices))
+            return super().get_frames(indices)
+
+    monkeypatch.setattr(clips_module, "VideoReader", Counting)
+    assert clips.get_pixels(1, [3, 0, 2, 4]).equal(alone)
+    assert len(opened) == len(decoded) == 1
+    monkeypatch.setattr(clips_module, "MAX_DECODED_BYTES", 1)
+    assert clips.get_pixels(1, [3, 0, 2, 4]).equal(alone)
+    assert (len(opened), len(decoded)) == (2, 5)
 
 
 def test_size_is_foretold(videos, tmp_path):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From rows of a dataset, a path and a label each, to clips: a random one for training, views for evaluation."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ from transformers import BaseVideoProcessor
 from transformers.image_utils import pil_torch_interpolation_mapping
 from transformers.video_utils import VideoMetadata
 
-from ..model.video_decoding_tubevit import VideoSource, read_video
+from ..model.video_decoding_tubevit import VideoReader, VideoSource, read_video
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .splits import get_names, is_multi_label, path_of
+
+
+# of frames that are held for several clips of a video
+MAX_DECODED_BYTES = 400_000_000
 
 
 class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -56,14 +61,44 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def get_clip(self, index: int, epoch: int) -> dict[str, Any]:
         """The clip of a row in an epoch."""
         row = self.rows[index]
+        with self.chance(index, epoch):
+            pixel_values = self.load(path_of(row))
+        clip = {"pixel_values": pixel_values, "labels": self.get_labels(index)}
+        return clip if self.name is None else {**clip, "dataset": self.name}
+
+    def get_pixels(self, index: int, epochs: Sequence[int]) -> torch.Tensor:
+        """Pixels of the clips of a row in several epochs, `(epochs, ...)`: its video is decoded once for all."""
+        load = self.load
+        if not isinstance(load, TrainingClip):
+            return torch.stack([self.get_clip(index, epoch)["pixel_values"] for epoch in epochs])
+        clips = []
+        with VideoReader(path_of(self.rows[index])) as reader:
+            # transformers' metadata need not know them
+            frame_bytes = 3 * (reader.metadata.width or 1) * (reader.metadata.height or 1)
+            at_once = max(1, MAX_DECODED_BYTES // (frame_bytes * load.settings["num_frames"]))
+            for start in range(0, len(epochs), at_once):
+                chosen = []
+                for epoch in epochs[start : start + at_once]:
+                    with self.chance(index, epoch):
+                        chosen.append(load.sample_frames(reader.metadata))
+                wanted, places = np.unique(np.concatenate(chosen), return_inverse=True)
+                frames, _ = reader.get_frames(wanted)
+                for epoch, of_clip in zip(epochs[start:], np.split(places, len(chosen))):
+                    with self.chance(index, epoch):
+                        # so that what comes after is the same as if this were the only clip
+                        load.sample_frames(reader.metadata)
+                        clips.append(load.finish(frames[torch.from_numpy(of_clip)]))
+        return torch.stack(clips)
+
+    @contextlib.contextmanager
+    def chance(self, index: int, epoch: int) -> Generator[None, None, None]:
+        """What is random within is that of a row in an epoch."""
         copy = epoch if self.copies is None else epoch % self.copies
         with torch.random.fork_rng(devices=[]):
             # `torch.manual_seed` would seed the GPUs too, and so the model's dropout
             seeds = np.random.SeedSequence([self.seed, copy, index])
             torch.default_generator.manual_seed(int(seeds.generate_state(1)[0]))
-            pixel_values = self.load(path_of(row))
-        clip = {"pixel_values": pixel_values, "labels": self.get_labels(index)}
-        return clip if self.name is None else {**clip, "dataset": self.name}
+            yield
 
     def get_labels(self, index: int) -> torch.Tensor:
         labels = torch.tensor(self.rows[index]["label"])
@@ -140,6 +175,10 @@ class TrainingClip:
 
     def __call__(self, video: VideoSource) -> torch.Tensor:
         frames, _ = read_video(video, self.sample_frames)
+        return self.finish(frames)
+
+    def finish(self, frames: torch.Tensor) -> torch.Tensor:
+        """What is done with the frames of a clip."""
         return process(self.processor, self.augment(frames), **self.arguments)
 
     @property

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +134,7 @@ def fill(
     assert clips.copies is not None
     num_clips = len(clips) * clips.copies
     wanted = [item for shard in shards for item in range(shard * SHARD_SIZE, min(num_clips, (shard + 1) * SHARD_SIZE))]
-    loader = DataLoader(Copies(clips, wanted), batch_size, num_workers=num_workers)
+    loader = DataLoader(Copies(clips, wanted, batch_size), batch_size=None, num_workers=num_workers)
     bar = tqdm(total=len(wanted), desc="Frozen layers", unit="clip", disable=None)
     done = iterate_outputs(model, loader, bf16)
     for shard in shards:
@@ -159,18 +161,24 @@ def iterate_outputs(
 
 
 class Copies(Dataset[torch.Tensor]):
-    """Clips by number, all copies of a row one after another."""
+    """Batches of clips by number, all copies of a row one after another: those in a batch are decoded at once."""
 
-    def __init__(self, clips: ClipDataset, wanted: list[int]):
-        self.clips, self.wanted = clips, wanted
+    def __init__(self, clips: ClipDataset, wanted: list[int], batch_size: int):
+        self.clips = clips
+        self.batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
 
     def __len__(self) -> int:
-        return len(self.wanted)
+        return len(self.batches)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         assert self.clips.copies is not None
-        row, copy = divmod(self.wanted[index], self.clips.copies)
-        return self.clips.get_clip(row, copy)["pixel_values"]
+        pairs = [divmod(number, self.clips.copies) for number in self.batches[index]]
+        return torch.cat(
+            [
+                self.clips.get_pixels(row, [copy for _, copy in of_row])
+                for row, of_row in groupby(pairs, key=itemgetter(0))
+            ]
+        )
 
 
 def shard_path(folder: Path, number: int) -> Path:
