@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Runs, describe_machine, report
-from real_videos import Task, Videos, find_rows, make_tasks
+from real_videos import Task, Videos, add_videos, find_rows, make_tasks
 from torch import nn
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
@@ -73,10 +73,7 @@ SETTINGS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="folder or repo id of the image ViT")
-    parser.add_argument("videos", type=Path, help="folder of folders of classes")
-    parser.add_argument("--group", default=r"^(.*)\\.", help="regular expression: the group in a file's name")
-    parser.add_argument("--set", default=None, help="regular expression: the set in a file's name")
+    add_videos(parser)
     parser.add_argument("--tasks", nargs="*", default=None, help="which folds and sets; default: all")
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--folder", type=Path, default=Path("build/real_video_layouts"), help="finished runs")

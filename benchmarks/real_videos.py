@@ -123,10 +123,7 @@ ROWS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="folder or repo id of the image ViT")
-    parser.add_argument("videos", type=Path, help="folder of folders of classes")
-    parser.add_argument("--group", default=r"^(.*)\.", help="regular expression: the group in a file's name")
-    parser.add_argument("--set", default=None, help="regular expression: the set in a file's name")
+    add_videos(parser)
     parser.add_argument("--without", nargs="*", default=[], help="classes that a second table leaves out")
     parser.add_argument("--folder", type=Path, default=Path("build/real_videos"), help="caches and finished runs")
     parser.add_argument("--name", default=None, help="of the results; default: the videos' folder's")
@@ -161,6 +158,14 @@ def main() -> None:
     title = f"Accuracy (%) on {name}: {len(videos.rows)} videos, {NUM_FOLDS} folds of groups"
     report(f"real_videos_{name}", title, describe_machine(torch.device("cpu")), rows)
     draw(rows, title).savefig(RESULTS / f"real_videos_{name}.png", dpi=120)
+
+
+def add_videos(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say what is measured."""
+    parser.add_argument("source", help="folder or repo id of the image ViT")
+    parser.add_argument("videos", type=Path, help="folder of folders of classes")
+    parser.add_argument("--group", default=r"^(.*)\.", help="regular expression: the group in a file's name")
+    parser.add_argument("--set", default=None, help="regular expression: the set in a file's name")
 
 
 def find_rows(folder: Path, group: str, of_set: str | None) -> Videos:
