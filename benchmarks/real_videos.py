@@ -112,10 +112,9 @@ ROWS = (
     Row("behind three quarters only", depth=2),
     Row("means over time only", parts=("means",)),
     Row("differences only", parts=("differences",)),
-    Row("changes only", parts=("changes",)),
+    Row("changes and shares only", parts=("changes", "shares")),
     Row("peaks only", parts=("peaks",)),
-    Row("means and differences", parts=("means", "differences")),
-    Row("all parts", parts=("means", "changes", "differences", "peaks")),
+    Row("means and differences only", parts=("means", "differences")),
     Row("one frame of each clip", ONE_FRAME, parts=("means",)),
     Row("random weights", random_weights=True),
 )

@@ -118,11 +118,11 @@ def test_nothing_changes_in_a_still_clip():
     model = build_case("grid", position_embedding_type="pretrained")
     still = random_clip((1, 17, 23)).expand(-1, 9, -1, -1, -1).requires_grad_()
     features = model.tubevit(still).pooler_output
-    means, changes, differences, peaks = features.split(list(model.config.pooling_parts.values()), dim=1)
+    means, changes, shares, differences, peaks = features.split(list(model.config.pooling_parts.values()), dim=1)
     assert means.abs().min() > 0
     assert_close(differences, torch.zeros_like(differences), "float64")
     # a root has no slope at 0, so that these are those of a millionth
-    for nothing in (changes, peaks):
+    for nothing in (changes, shares, peaks):
         assert_close(nothing, torch.full_like(nothing, 1e-3), "float64")
     features.sum().backward()
     assert still.grad.isfinite().all()

@@ -430,8 +430,8 @@ def join(names, states, config, with_time):
 
 
 def grid_features(moments, grid):
-    """Means over time of each region in space; how much its patches change; how each region in time differs from the
-    means; and the greatest change of any patch from step to step."""
+    """Means over time of each region in space; how much its patches change, by itself and beside the others; how each
+    region in time differs from the means; and the greatest change of any patch from step to step."""
     places = {token.place for tokens in moments for token, _ in tokens if token.place is not None}
     places = sorted(places)
     rows, columns = sorted({row for row, _ in places}), sorted({column for _, column in places})
@@ -465,6 +465,10 @@ def grid_features(moments, grid):
             total = [step[place] for step in changes for place in inside] or [torch.zeros_like(means[-1])]
             changed.append(mean(total))
     peaks = [torch.stack(list(step.values())).amax(dim=0) for step in changes]
+    share_of = mean(changed).clamp_min(1e-6)
+    shares = [change / share_of for change in changed]
     # a change of nothing is given as the root of a millionth
-    changed, peaks = ([value.clamp_min(1e-6).sqrt() for value in values] for values in (changed, peaks))
-    return [*means, *changed, *(vector for step in differences for vector in step), *peaks]
+    changed, shares, peaks = (
+        [value.clamp_min(1e-6).sqrt() for value in values] for values in (changed, shares, peaks)
+    )
+    return [*means, *changed, *shares, *(vector for step in differences for vector in step), *peaks]

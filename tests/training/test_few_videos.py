@@ -151,7 +151,7 @@ def test_the_model_reads_frames_and_keeps_their_layers(vit):
     config = model.config
     assert config.native_size == (8, 32, 32)
     assert (config.num_hidden_layers, config.joint_layer, config.pooling_layers) == (2, 2, [1, 2])
-    assert config.pooled_size == 2 * ((1 + 1 + 4) * 4 + 3) * 24
+    assert config.pooled_size == 2 * ((3 + 4) * 4 + 3) * 24
     assert not any(parameter.requires_grad for parameter in model.tubevit.parameters())
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -202,14 +202,16 @@ def test_choices_are_columns():
     assert {name: (block.start, block.stop) for name, block in blocks.items()} == {
         (1, "means"): (0, 12),
         (1, "changes"): (12, 24),
-        (1, "differences"): (24, 60),
-        (1, "peaks"): (60, 72),
-        (3, "means"): (72, 84),
-        (3, "changes"): (84, 96),
-        (3, "differences"): (96, 132),
-        (3, "peaks"): (132, 144),
+        (1, "shares"): (24, 36),
+        (1, "differences"): (36, 72),
+        (1, "peaks"): (72, 84),
+        (3, "means"): (84, 96),
+        (3, "changes"): (96, 108),
+        (3, "shares"): (108, 120),
+        (3, "differences"): (120, 156),
+        (3, "peaks"): (156, 168),
     }
-    assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(72, 144))
+    assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(84, 168))
     # a part weighs as much whatever its length
     weights = feature_weights(config)
     assert {name: weights[block].sum().item() for name, block in blocks.items()} == pytest.approx(
@@ -218,7 +220,7 @@ def test_choices_are_columns():
 
 
 @pytest.mark.parametrize(
-    "choice", [Choice((1,), ("differences",)), Choice((1, 2), ("means", "changes", "differences", "peaks"))]
+    "choice", [Choice((1,), ("differences",)), Choice((1, 2), ("means", "changes", "shares", "differences", "peaks"))]
 )
 def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_path, monkeypatch):
     """The model put together reads what was chosen, from pixels as from the cache."""

@@ -113,9 +113,9 @@ class TubeViTConfig(PreTrainedConfig):
         pooling_type (`str`, defaults to `"attention"`):
             `"attention"`: one learned query attends to all valid tokens; `"cls"`: the CLS token, with a `joint_layer`
             the mean of the moments'; `"mean"`: the mean of the tubes' valid tokens; `"grid"`: the means of
-            `pooling_grid` regions one after another, each as its mean over time, how much its patches change, and the
-            differences of each step in time from the mean, and then the greatest changes anywhere. The last is for
-            few videos: it needs a `joint_layer`, and has no weights.
+            `pooling_grid` regions one after another, each as its mean over time, how much its patches change, in all
+            and beside other regions, and the differences of each step in time from the mean, and then the greatest
+            changes anywhere. The last is for few videos: it needs a `joint_layer`, and has no weights.
         pooling_grid (`list[int]`, defaults to `[8, 2, 4]`):
             Regions `[t, h, w]` of `"grid"`.
         pooling_layers (`list[int]`, *optional*):
@@ -315,6 +315,7 @@ class TubeViTConfig(PreTrainedConfig):
         return {
             "means": regions,
             "changes": regions,
+            "shares": regions,
             "differences": steps * regions,
             "peaks": (steps - 1) * self.hidden_size,
         }

@@ -429,12 +429,16 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
         return self.attend(query, hidden_states, attention_mask, **kwargs)[0].squeeze(1)
 
 
+# of a token's channel, as the grid pooling sees it
+LEAST_CHANGE = 1e-6
+
+
 class TubeViTGridPooler(nn.Module):
     """What is where and when, and what changes: `(batch, tokens, hidden_size) -> (batch, features)`, the parts of
     `config.pooling_parts` one after another. Tokens are averaged over `pooling_grid` regions of time, height and
     width. Of each region in space its mean over time ("means"), how much its patches change from each region in time
-    to the next, all in all ("changes"), and how each region in time differs from the mean ("differences"); and of each
-    step the greatest change of any patch, wherever it is ("peaks").
+    to the next, all in all ("changes") and beside the other regions ("shares"), and how each region in time differs
+    from the mean ("differences"); and of each step the greatest change of any patch, wherever it is ("peaks").
 
     A scene that stands still is in the means alone, so that what moves can be told by itself. Changes are absolute
     values of each channel, and their square roots are given. There are no weights.
@@ -462,14 +466,16 @@ class TubeViTGridPooler(nn.Module):
         mean = regions.mean(dim=1, keepdim=True)
         changes = by_step.diff(dim=1).abs()
         # of a single step nothing changes
-        in_regions = torch.einsum("hy,wx,btyxd->bhwd", *in_space, changes) / max(1, steps - 1)
-        parts = [mean, smooth_sqrt(in_regions), regions - mean, smooth_sqrt(changes.amax(dim=(2, 3)))]
+        changed = torch.einsum("hy,wx,btyxd->bhwd", *in_space, changes) / max(1, steps - 1)
+        shares = changed / changed.mean(dim=(1, 2), keepdim=True).clamp_min(LEAST_CHANGE)
+        peaks = changes.amax(dim=(2, 3))
+        parts = [mean, smooth_sqrt(changed), smooth_sqrt(shares), regions - mean, smooth_sqrt(peaks)]
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
     """Square roots, whose slope is finite where nothing changes."""
-    return values.clamp_min(1e-6).sqrt()
+    return values.clamp_min(LEAST_CHANGE).sqrt()
 
 
 def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dtype: torch.dtype) -> torch.Tensor:

@@ -29,14 +29,14 @@ MAX_CLIPS = 6_000
 MAX_VIDEOS = 3_000
 
 # of the parts in the sum of products: means can be the place alone, and changes are few beside differences
-WEIGHTS = {"means": 0.3, "changes": 3.0, "differences": 1.0, "peaks": 3.0}
+WEIGHTS = {"means": 0.3, "changes": 1.5, "shares": 1.5, "differences": 1.0, "peaks": 3.0}
 # which of them may be read. Peaks are for what happens small and anywhere in a wide view, and cost a little elsewhere
 MOVING = (
     ("differences",),
-    ("changes", "differences"),
-    ("means", "changes", "differences"),
-    ("changes", "differences", "peaks"),
-    ("means", "changes", "differences", "peaks"),
+    ("changes", "shares", "differences"),
+    ("means", "changes", "shares", "differences"),
+    ("changes", "shares", "differences", "peaks"),
+    ("means", "changes", "shares", "differences", "peaks"),
 )
 STILL = ("means",)
 
