@@ -10,8 +10,9 @@ from .model.modeling_tubevit import (
     TubeViTModel,
     TubeViTPreTrainedModel,
 )
-from .model.video_decoding_tubevit import VideoDecodingError, VideoFileMetadata, VideoReader, read_video
+from .model.video_decoding_tubevit import VideoFileMetadata, VideoReader, read_video
 from .model.video_processing_tubevit import TubeViTVideoProcessor
+from .model.video_sources_tubevit import VideoDecodingError, VideoLimits
 from .training.modeling_joint import TubeViTForJointClassification
 
 __version__: str
@@ -30,6 +31,7 @@ __all__ = [
     "TubeViTVideoProcessor",
     "VideoDecodingError",
     "VideoFileMetadata",
+    "VideoLimits",
     "VideoReader",
     "convert_vit",
     "create_model_card",

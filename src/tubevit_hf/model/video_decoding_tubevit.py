@@ -2,20 +2,12 @@
 """Video decoding with PyAV, whose wheels carry FFmpeg: nothing else has to be installed."""
 
 import contextlib
-import http
 import http.client
-import io
-import os
-import shutil
-import stat
-import tempfile
 import traceback
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, NamedTuple, SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import av
 import numpy as np
@@ -33,6 +25,14 @@ from .video_index_tubevit import (
     read_from_keyframe,
     read_packets,
 )
+from .video_sources_tubevit import (
+    VideoDecodingError,
+    VideoLimits,
+    VideoSource,
+    name_of,
+    open_container,
+    open_source,
+)
 
 
 # What is taken for a video in a folder
@@ -40,13 +40,6 @@ VIDEO_SUFFIXES = [
     *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
     *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 ]
-# What can be read
-VideoSource = str | os.PathLike[str] | bytes | BinaryIO
-# Larger frames, of more than twice the pixels of 8K video, are refused: a header of a few bytes could claim gigabytes
-MAX_PIXELS = 2**26
-DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
-# Seconds that a server may take to answer
-NETWORK_TIMEOUT = 30.0
 # Decoding this many frames that nobody asked for takes about as long as seeking past them
 SEEK_COST = 4
 # Packets after which a decoder of many threads has given a frame, whatever comes
@@ -56,10 +49,6 @@ PATIENCE = 64
 CODECS_THAT_SKIP = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 # Decoders of FFmpeg 8 that a damaged file crashes when their threads work on several frames at once
 CODECS_WITHOUT_FRAME_THREADS = {"vp9"}
-
-
-class VideoDecodingError(ValueError):
-    """A video cannot be decoded; the message names the file and the cause."""
 
 
 @dataclass
@@ -91,6 +80,7 @@ class Target(NamedTuple):
 def read_video(
     source: VideoSource,
     indices: Sequence[int] | np.ndarray | Callable[[VideoFileMetadata], Sequence[int] | np.ndarray] | None = None,
+    limits: VideoLimits | None = None,
 ) -> tuple[torch.Tensor, VideoFileMetadata]:
     """Decodes chosen frames of a video.
 
@@ -98,6 +88,7 @@ def read_video(
         source: path, http(s) URL, bytes or seekable binary file object.
         indices: numbers of the wanted frames, from 0, in any order and possibly repeated, or a function that gives
             them for the file's metadata. `None` wants all frames.
+        limits: what the video may be and take; by default what the environment says.
 
     Returns:
         `(num_frames, 3, height, width)`, uint8 RGB, and the metadata with `frames_indices` set. A frame that cannot be
@@ -107,7 +98,7 @@ def read_video(
         VideoDecodingError: `source` is no video, or less than half of the wanted frames can be decoded.
         IndexError: a wanted frame lies outside the video.
     """
-    with VideoReader(source) as reader:
+    with VideoReader(source, limits) as reader:
         if indices is None:
             indices = range(reader.metadata.total_num_frames)
         elif callable(indices):
@@ -123,9 +114,10 @@ class VideoReader:
 
     Args:
         source: path, http(s) URL, bytes or seekable binary file object.
+        limits: what the video may be and take; by default what the environment says, see [`VideoLimits`].
 
     Raises:
-        VideoDecodingError: `source` is no video.
+        VideoDecodingError: `source` is no video, or more than the limits allow.
     """
 
     # only while the file is open
@@ -133,10 +125,11 @@ class VideoReader:
     stream: av.VideoStream | None = None
     index: HeaderIndex | ScannedIndex | None = None
 
-    def __init__(self, source: VideoSource):
+    def __init__(self, source: VideoSource, limits: VideoLimits | None = None):
         self.name = name_of(source)
+        self.limits = VideoLimits.from_environment() if limits is None else limits
         with self.naming_errors(), contextlib.ExitStack() as resources:
-            self.file = open_source(source, resources)
+            self.file = open_source(source, resources, self.limits)
             resources.callback(self.close_container)
             self.open_container()
             assert self.container is not None and self.stream is not None
@@ -182,23 +175,13 @@ class VideoReader:
     def open_container(self) -> None:
         """Opens the file at its beginning, again if it was open."""
         self.close_container()
-        is_url = isinstance(self.file, str) and not self.file.startswith("file:")
-        if not isinstance(self.file, str):
-            self.file.seek(0)
-        self.container = av.open(
-            self.file,
-            mode="r",
-            # a playlist that calls itself a video must not make FFmpeg open other things
-            options={"protocol_whitelist": "http,https,tcp,tls,httpproxy" if is_url else "file", **DECODER_OPTIONS},
-            timeout=NETWORK_TIMEOUT if is_url else None,
-            metadata_errors="replace",
-        )
-        self.stream = choose_stream(self.container)
+        self.container = open_container(self.file, self.limits)
+        self.stream = choose_stream(self.container, self.limits)
         for stream in self.container.streams:
             if stream is not self.stream:
                 stream.discard = Discard.all
         context = self.stream.codec_context
-        context.options = DECODER_OPTIONS
+        context.options = self.limits.decoder_options()
         # By default PyAV lets threads share a frame's slices, which most files don't have: whole frames at once help
         # more. The workers of a DataLoader share the cores already.
         context.thread_type = "SLICE" if context.name in CODECS_WITHOUT_FRAME_THREADS else "AUTO"
@@ -453,56 +436,7 @@ def abbreviate(numbers: Sequence[int] | np.ndarray) -> str:
     return f"[{', '.join(map(str, numbers[:10]))}, ..., {numbers[-1]}]"
 
 
-def name_of(source: VideoSource) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    if isinstance(source, bytes):
-        return f"<{len(source)} bytes>"
-    return str(getattr(source, "name", source))
-
-
-def open_source(source: VideoSource, resources: contextlib.ExitStack) -> str | BinaryIO:
-    """What FFmpeg can open: a URL with its protocol, or a file object, which `resources` closes if it is our own."""
-    if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    if not isinstance(source, (str, os.PathLike)):
-        if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
-            raise TypeError(f"A video is a path, an http(s) URL, bytes or a binary file object, got {source!r}.")
-        if not source.seekable():
-            raise VideoDecodingError("the file object cannot seek; read it into bytes first.")
-        if source.seek(0, os.SEEK_END) == 0:
-            raise VideoDecodingError("it is empty.")
-        return source
-    path = os.fspath(source)
-    if path.startswith(("http://", "https://")):
-        return open_url(path, resources)
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoDecodingError(f"it is {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}.")
-    if status.st_size == 0:
-        raise VideoDecodingError("it is empty.")
-    # without this, FFmpeg would take what stands before a colon for a protocol
-    return f"file:{path}"
-
-
-def open_url(url: str, resources: contextlib.ExitStack) -> str | BinaryIO:
-    """The URL itself if the server can send parts of the file, else a temporary file with what it sends."""
-    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
-    try:
-        response = resources.enter_context(urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT))
-    except urllib.error.HTTPError as error:
-        error.close()  # or the connection would stay open as long as the error is kept
-        raise
-    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-        response.close()
-        return response.url
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open as long as the video
-    resources.callback(file.close)
-    shutil.copyfileobj(response, file)
-    return file
-
-
-def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
+def choose_stream(container: av.container.InputContainer, limits: VideoLimits) -> av.VideoStream:
     """The best video stream, as FFmpeg judges, but not a cover picture."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
@@ -512,11 +446,13 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
     stream = best if best in streams else streams[0]
     if stream.codec_context is None:
         raise VideoDecodingError("FFmpeg has no decoder for its video.")
-    if stream.width * stream.height > MAX_PIXELS:
+    limits.check_codec(stream.codec_context.codec.name)
+    if stream.width * stream.height > limits.max_pixels:
         raise VideoDecodingError(
-            f"frames of {stream.width} x {stream.height} pixels are too large; at most {MAX_PIXELS} pixels are read."
+            f"frames of {stream.width} x {stream.height} pixels are too large; at most {limits.max_pixels} pixels are "
+            "read (`VideoLimits.max_pixels`)."
         )
     return stream
 
 
-__all__ = ["VideoDecodingError", "VideoFileMetadata", "VideoReader", "read_video"]
+__all__ = ["VideoDecodingError", "VideoFileMetadata", "VideoLimits", "VideoReader", "read_video"]
