@@ -4,6 +4,7 @@
 import contextlib
 import io
 import os
+import pickle
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from transformers.video_utils import load_video
 
 from tubevit_hf import VideoDecodingError, VideoReader, read_video
-from tubevit_hf.model import video_index_tubevit
+from tubevit_hf.model import video_decoding_tubevit, video_index_tubevit
 from tubevit_hf.model.video_decoding_tubevit import VideoLimits, orient
 
 from ..support.video_corpus import (
@@ -71,7 +72,7 @@ def indices_in(frames: torch.Tensor) -> list[int]:
 # Every container, codec and trait
 
 # of a format or codec that is open on demand only
-UNUSUAL = {"h264.nut", "rv20.rm", "rgb.apng", "picture.png"}
+UNUSUAL = {"h264.nut", "rv20.rm", "rgb.apng", "rle.mov", "alpha.mov"}
 
 
 def limits_of(case: Case) -> VideoLimits:
@@ -166,7 +167,7 @@ def test_pictures_turned_by_exif(orientation, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     picture.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    frames, _ = read_video(tmp_path / "turned.jpg", limits=VideoLimits(any_format=True))
+    frames, _ = read_video(tmp_path / "turned.jpg")
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.jpg")))
     # two decoders of a lossy format
     assert np.abs(frames[0].permute(1, 2, 0).numpy().astype(int) - expected).max() <= 8
@@ -616,6 +617,47 @@ def test_a_header_lists_frames_that_are_not_there(corpus, tmp_path):
     assert indices_in(frames) == [0, 3, 6]
 
 
+def test_what_the_file_lacks_is_told_from_what_is_damaged(corpus, tmp_path):
+    # of a group, the last frames are not there, though its keyframe is
+    path = tmp_path / "faststart.mp4"
+    with av.open(str(corpus("faststart.mp4"))) as container:
+        starts = [packet.pos for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(corpus("faststart.mp4").read_bytes()[: starts[12]])
+    data = bytearray(path.read_bytes())
+    path.write_bytes(bytes(data) + bytes(len(corpus("faststart.mp4").read_bytes()) - len(data)))
+    with pytest.warns(UserWarning, match="stand in for them"):
+        _, metadata = read_video(path, range(20))
+    assert {stand_in.reason for stand_in in metadata.stand_ins} <= {"its data are damaged", "the file ends before it"}
+    assert all(stand_in.shown < 12 <= stand_in.index + 8 for stand_in in metadata.stand_ins)
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264.ts", "h264.avi", "vp9.webm", "mpeg4_bframes.avi"])
+def test_an_index_can_be_handed_in_again(corpus, name, monkeypatch):
+    with VideoReader(corpus(name)) as reader:
+        expected, _ = reader.get_frames([30, 3])
+        kept = pickle.loads(pickle.dumps(reader.frame_index))
+        assert (kept.num_frames, kept.file_size) == (40, corpus(name).stat().st_size)
+        seconds = reader.seconds()
+    packets = []
+    read_packets = video_index_tubevit.read_packets
+
+    def counted(container, stream):
+        for packet in read_packets(container, stream):
+            packets.append(packet.pts)
+            yield packet
+
+    monkeypatch.setattr(video_index_tubevit, "read_packets", counted)
+    monkeypatch.setattr(video_decoding_tubevit, "read_packets", counted)
+    with VideoReader(corpus(name), index=kept) as reader:
+        # an MP4 file's header is the index, of which the one group is read
+        assert len(packets) <= (41 if name == "h264.mp4" else 0)
+        assert reader.metadata.total_num_frames == 40
+        assert reader.get_frames([30, 3])[0].equal(expected)
+        assert reader.seconds() == pytest.approx(seconds)
+    with pytest.raises(VideoDecodingError, match=r"is of another file, of \d+ bytes; this one has \d+"):
+        VideoReader(corpus("slices.mp4"), index=kept)
+
+
 def test_header_at_the_end_that_is_cut_off(corpus, tmp_path):
     path = tmp_path / "cut.mp4"
     for share, message in ((0.5, "FFmpeg cannot read it"), (0.9, "holds no frames")):
@@ -646,9 +688,12 @@ def test_corrupt_packets(corpus, tmp_path):
     assert indices_in(frames) == expected
     assert metadata.frames_indices == list(range(40))
     assert metadata.timestamps == pytest.approx(np.array(expected) / 25)
+    damaged = "its data are damaged"
+    assert metadata.stand_ins == [(7, 6, damaged), (8, 6, damaged), (9, 10, damaged), (25, 24, damaged)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert indices_in(read_video(path, [6, 10, 39])[0]) == [6, 10, 39]
+        frames, metadata = read_video(path, [6, 10, 39])
+        assert (indices_in(frames), metadata.stand_ins) == ([6, 10, 39], [])
     with pytest.warns(UserWarning, match="1 of the 2 wanted frames"):
         assert indices_in(read_video(path, [8, 30])[0]) == [30, 30]
     with pytest.raises(VideoDecodingError, match="only 1 of the 3 wanted frames can be decoded; the file is damaged"):

@@ -4,7 +4,10 @@
 import contextlib
 import io
 import socket
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +18,9 @@ import av
 import pytest
 from av.format import formats_available
 
-from tubevit_hf import VideoDecodingError, VideoLimits, VideoReader, read_video
+from tubevit_hf import TubeViTVideoProcessor, VideoDecodingError, VideoLimits, VideoReader, read_video
 from tubevit_hf.model import video_sources_tubevit as sources
+from tubevit_hf.model.video_decoding_tubevit import FrameBuffer
 from tubevit_hf.model.video_sources_tubevit import CODECS, FORMATS, NEVER, RemoteFile, is_public
 
 from ..support.video_corpus import Case, draw_frame, write, write_frames
@@ -47,7 +51,7 @@ def test_the_lists_are_short():
         (Case("rv20.rm", "rv20"), "its format is 'rm', none of those"),
         (Case("magic.avi", "magicyuv", "yuv444p"), "its codec is 'magicyuv', none of those"),
         (Case("ut.avi", "utvideo", "yuv422p"), "its codec is 'utvideo', none of those"),
-        (Case("png.mov", "png", "rgb24"), "its codec is 'png', none of those"),
+        (Case("rle.mov", "qtrle", "rgb24"), "its codec is 'qtrle', none of those"),
     ],
     ids=lambda value: value.name if isinstance(value, Case) else "",
 )
@@ -88,6 +92,62 @@ def test_large_frames_are_refused(video, monkeypatch):
     # the decoder's own frames are larger, by a margin
     monkeypatch.setenv("TUBEVIT_MAX_PIXELS", "100000")
     assert len(read_video(video, [3])[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "stored"),
+    [
+        ({}, (33, 49)),
+        ({"size": {"height": 32, "width": 48}}, (32, 48)),
+        # no smaller, or not at all
+        ({"size": {"shortest_edge": 100}}, (64, 96)),
+        ({"do_resize": False}, (64, 96)),
+    ],
+)
+def test_frames_are_shrunk_as_they_are_decoded(settings, stored, video, monkeypatch):
+    """To the same numbers as all at once."""
+    processor = TubeViTVideoProcessor(num_frames=5, crop_size=32, size={"shortest_edge": 33})
+    frames, _ = read_video(video, lambda metadata: processor.sample_frames(metadata, num_frames=5))
+    expected = processor(frames, do_sample_frames=False, return_tensors="pt", **settings)["pixel_values"]
+    kept = []
+    add = FrameBuffer.add
+
+    def watched(self, *arguments):
+        add(self, *arguments)
+        kept.append(tuple(self.images.shape[2:]))
+
+    monkeypatch.setattr(FrameBuffer, "add", watched)
+    outputs = processor(str(video), return_tensors="pt", return_metadata=True, **settings)
+    assert outputs["pixel_values"].equal(expected)
+    assert set(kept) == {stored}
+    metadata = outputs["video_metadata"][0]
+    assert (metadata.height, metadata.width) == (64, 96)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_of_large_frames(tmp_path):
+    """The model's input, and four frames in full."""
+    side, num_frames = 2048, 32
+    path = tmp_path / "large.mp4"
+    # no frame needs another, or the decoder would keep those that it needs
+    case = Case("large.mp4", options={"preset": "ultrafast", "g": "1"}, height=side, width=side)
+    write_frames(path, [draw_frame(index, side, side) for index in range(num_frames)], case)
+    code = """
+        import resource, sys
+        from tubevit_hf import TubeViTVideoProcessor
+        processor = TubeViTVideoProcessor(num_frames=32)
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        processor(sys.argv[1], return_tensors="pt")
+        before = peak()
+        processor(sys.argv[2], return_tensors="pt")
+        print(peak() - before)
+    """
+    small = write(Case("small.mp4"), tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), small, path], capture_output=True, text=True, check=True
+    )
+    model_input = num_frames * 3 * 224 * 224 * 4
+    assert int(result.stdout) < model_input + 4 * 3 * side * side
 
 
 # Files that reach for other files and addresses

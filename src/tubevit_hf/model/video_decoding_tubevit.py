@@ -3,6 +3,7 @@
 
 import contextlib
 import http.client
+import os
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -42,6 +43,8 @@ VIDEO_SUFFIXES = [
 ]
 # Decoding this many frames that nobody asked for takes about as long as seeking past them
 SEEK_COST = 4
+# Pixels from which on a frame is large: more than 4K video has
+LARGE_FRAME = 4096 * 2304
 # Packets after which a decoder of many threads has given a frame, whatever comes
 PATIENCE = 64
 # Codecs where no other frame needs one that is marked as no reference, so that it is decoded only if it is wanted. (In
@@ -51,6 +54,30 @@ CODECS_THAT_SKIP = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 CODECS_WITHOUT_FRAME_THREADS = {"vp9"}
 
 
+class StandIn(NamedTuple):
+    """A frame that could not be decoded: its number, that of the frame shown instead, and why."""
+
+    index: int
+    shown: int
+    reason: str
+
+
+class FrameIndex(NamedTuple):
+    """Where the frames of a file are, as [`VideoReader`] found out; it can be pickled.
+
+    Args:
+        file_size: in bytes, of the file that it is of.
+        num_frames: of the file.
+        groups: that were found by reading the file through, if it had to be.
+        is_ordered: whether timestamps tell the frames apart.
+    """
+
+    file_size: int
+    num_frames: int
+    groups: ScannedIndex | None
+    is_ordered: bool
+
+
 @dataclass
 class VideoFileMetadata(VideoMetadata):
     """Metadata of a video file, whose frame rate may vary.
@@ -58,14 +85,23 @@ class VideoFileMetadata(VideoMetadata):
     Args:
         frame_seconds: when each sampled frame is shown, in seconds after the first frame of the file.
         all_frame_seconds: gives the same for all frames, `(total_num_frames,)`; only while the file is open.
+        stand_ins: sampled frames that could not be decoded, and what is there instead.
     """
 
     frame_seconds: list[float] | None = field(default=None, repr=False)
     all_frame_seconds: Callable[[], np.ndarray] | None = field(default=None, repr=False)
+    stand_ins: list[StandIn] = field(default_factory=list)
 
     @property
     def timestamps(self) -> list[float]:
         return super().timestamps if self.frame_seconds is None else self.frame_seconds
+
+
+# why a frame is not there
+DAMAGED = "its data are damaged"
+ABSENT = "the file ends before it"
+# what is done with a frame, `(3, height, width)`, before it is kept
+FrameTransform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Target(NamedTuple):
@@ -81,6 +117,7 @@ def read_video(
     source: VideoSource,
     indices: Sequence[int] | np.ndarray | Callable[[VideoFileMetadata], Sequence[int] | np.ndarray] | None = None,
     limits: VideoLimits | None = None,
+    transform: FrameTransform | None = None,
 ) -> tuple[torch.Tensor, VideoFileMetadata]:
     """Decodes chosen frames of a video.
 
@@ -89,6 +126,8 @@ def read_video(
         indices: numbers of the wanted frames, from 0, in any order and possibly repeated, or a function that gives
             them for the file's metadata. `None` wants all frames.
         limits: what the video may be and take; by default what the environment says.
+        transform: what is done with each frame, `(3, height, width)`, as it is decoded, so that no more than a few are
+            there in full size. It must give all frames the same size.
 
     Returns:
         `(num_frames, 3, height, width)`, uint8 RGB, and the metadata with `frames_indices` set. A frame that cannot be
@@ -103,7 +142,7 @@ def read_video(
             indices = range(reader.metadata.total_num_frames)
         elif callable(indices):
             indices = indices(reader.metadata)
-        return reader.get_frames(indices)
+        return reader.get_frames(indices, transform)
 
 
 class VideoReader:
@@ -115,9 +154,10 @@ class VideoReader:
     Args:
         source: path, http(s) URL, bytes or seekable binary file object.
         limits: what the video may be and take; by default what the environment says, see [`VideoLimits`].
+        index: the `frame_index` of an earlier reader of the same file: a long file is not read through again.
 
     Raises:
-        VideoDecodingError: `source` is no video, or more than the limits allow.
+        VideoDecodingError: `source` is no video, more than the limits allow, or another file than `index` is of.
     """
 
     # only while the file is open
@@ -125,26 +165,45 @@ class VideoReader:
     stream: av.VideoStream | None = None
     index: HeaderIndex | ScannedIndex | None = None
 
-    def __init__(self, source: VideoSource, limits: VideoLimits | None = None):
+    def __init__(self, source: VideoSource, limits: VideoLimits | None = None, index: FrameIndex | None = None):
         self.name = name_of(source)
         self.limits = VideoLimits.from_environment() if limits is None else limits
         with self.naming_errors(), contextlib.ExitStack() as resources:
             self.file = open_source(source, resources, self.limits)
             resources.callback(self.close_container)
             self.open_container()
-            assert self.container is not None and self.stream is not None
-            try:
-                self.index = index_frames(self.container, self.stream)
-                num_frames = self.index.num_frames
-            except UnreliableTimestampsError:
-                self.index = None
-                self.open_container()
-                num_frames = sum(1 for _ in self.decode_all())
+            num_frames = self.find_frames(index)
             if num_frames == 0:
                 raise VideoDecodingError("the video stream holds no frames.")
             self.metadata = self.read_metadata(num_frames)
             # all went well: what is open stays open until `close`
             self.resources = resources.pop_all()
+
+    def find_frames(self, known: FrameIndex | None) -> int:
+        """Sets the index, and gives the number of frames."""
+        assert self.container is not None and self.stream is not None
+        self.file_size = self.container.size
+        if known is not None and known.file_size != self.file_size:
+            raise VideoDecodingError(
+                f"the index that was handed in is of another file, of {known.file_size} bytes; this one has "
+                f"{self.file_size}."
+            )
+        if known is not None and (known.groups is not None or not known.is_ordered):
+            self.index = known.groups
+            return known.num_frames
+        try:
+            self.index = index_frames(self.container, self.stream)
+            return self.index.num_frames
+        except UnreliableTimestampsError:
+            self.index = None
+            self.open_container()
+            return sum(1 for _ in self.decode_all())
+
+    @property
+    def frame_index(self) -> FrameIndex:
+        """Where the frames are, for another reader of the same file."""
+        groups = self.index if isinstance(self.index, ScannedIndex) else None
+        return FrameIndex(self.file_size, self.metadata.total_num_frames, groups, self.index is not None)
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -185,7 +244,10 @@ class VideoReader:
         # By default PyAV lets threads share a frame's slices, which most files don't have: whole frames at once help
         # more. The workers of a DataLoader share the cores already.
         context.thread_type = "SLICE" if context.name in CODECS_WITHOUT_FRAME_THREADS else "AUTO"
-        context.thread_count = 0 if torch.utils.data.get_worker_info() is None else 1
+        is_worker = torch.utils.data.get_worker_info() is not None
+        # each thread holds a frame
+        is_large = self.stream.width * self.stream.height > LARGE_FRAME
+        context.thread_count = 1 if is_worker else min(2, os.cpu_count() or 1) if is_large else 0
 
     def close_container(self) -> None:
         if self.container is not None:
@@ -227,7 +289,9 @@ class VideoReader:
             raise VideoDecodingError(f"{self.name}: the file does not tell when its frames are shown.")
         return np.arange(self.metadata.total_num_frames) / self.metadata.fps
 
-    def get_frames(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, VideoFileMetadata]:
+    def get_frames(
+        self, indices: Sequence[int] | np.ndarray, transform: FrameTransform | None = None
+    ) -> tuple[torch.Tensor, VideoFileMetadata]:
         """Decodes the frames of the given numbers; results and errors are those of [`read_video`]."""
         indices = np.asarray(indices, dtype=np.int64)
         total = self.metadata.total_num_frames
@@ -237,13 +301,15 @@ class VideoReader:
             raise IndexError(f"{self.name} has the frames 0 to {total - 1}; {abbreviate(indices)} were asked for.")
         wanted, places = np.unique(indices, return_inverse=True)
         with self.naming_errors():
-            frames, seconds = self.decode(wanted)
+            frames = FrameBuffer(len(wanted), transform)
+            seconds = self.decode(wanted, frames)
             missing = indices[~frames.is_filled[places]].tolist()
             if 2 * len(missing) > len(indices):
                 raise VideoDecodingError(
                     f"only {len(indices) - len(missing)} of the {len(indices)} wanted frames can be decoded; the file "
                     "is damaged or ends early."
                 )
+        stand_ins: list[StandIn] = []
         if missing:
             warnings.warn(
                 f"{self.name}: {len(missing)} of the {len(indices)} wanted frames cannot be decoded, and the nearest "
@@ -254,29 +320,36 @@ class VideoReader:
             after = np.searchsorted(wanted[filled], wanted).clip(max=len(filled) - 1)
             before = (after - 1).clip(0)
             is_nearer = wanted - wanted[filled[before]] <= wanted[filled[after]] - wanted
-            places = filled[np.where(is_nearer, before, after)][places]
-        video = torch.from_numpy(frames.images)
+            shown = filled[np.where(is_nearer, before, after)]
+            stand_ins = [
+                StandIn(int(wanted[place]), int(wanted[shown[place]]), DAMAGED if frames.is_there[place] else ABSENT)
+                for place in np.flatnonzero(~frames.is_filled)
+            ]
+            places = shown[places]
+        video = frames.images
+        assert video is not None
         # frames that are in order and all there need no copy
         if len(places) != len(wanted) or (np.diff(places) != 1).any():
             video = video[torch.from_numpy(places)]
         metadata = replace(
             self.metadata,
-            height=video.shape[1],
-            width=video.shape[2],
+            height=frames.height,
+            width=frames.width,
             frames_indices=indices.tolist(),
             frame_seconds=None if seconds is None else seconds[places].tolist(),
             all_frame_seconds=None,
+            stand_ins=stand_ins,
         )
-        return video.permute(0, 3, 1, 2), metadata
+        return video, metadata
 
-    def decode(self, wanted: np.ndarray) -> tuple["FrameBuffer", np.ndarray | None]:
-        """Decodes frames, given in ascending order; with the time of each in seconds, where the file tells."""
+    def decode(self, wanted: np.ndarray, frames: "FrameBuffer") -> np.ndarray | None:
+        """Decodes frames, given in ascending order; gives the time of each in seconds, where the file tells."""
         if self.index is not None:
             try:
-                return self.decode_groups(wanted)
+                return self.decode_groups(wanted, frames)
             except UnreliableTimestampsError:
                 self.index = None
-        frames = FrameBuffer(len(wanted))
+        frames.clear()
         self.open_container()
         for index, frame in enumerate(self.decode_all()):
             position = np.searchsorted(wanted, index)
@@ -284,7 +357,7 @@ class VideoReader:
                 frames.add(position, frame)
             if index == wanted[-1]:
                 break
-        return frames, wanted / self.metadata.fps if self.metadata.fps else None
+        return wanted / self.metadata.fps if self.metadata.fps else None
 
     def decode_all(self) -> Iterator[av.VideoFrame]:
         """All frames from where the container stands."""
@@ -302,17 +375,18 @@ class VideoReader:
             return []
         return [frame for frame in frames if not frame.is_corrupt]
 
-    def decode_groups(self, wanted: np.ndarray) -> tuple["FrameBuffer", np.ndarray]:
+    def decode_groups(self, wanted: np.ndarray, frames: "FrameBuffer") -> np.ndarray:
         """Decodes from the keyframe before each frame, passing over groups that hold no wanted frame.
 
         Raises:
             UnreliableTimestampsError: the decoder gives frames in another order than their timestamps.
         """
         assert self.index is not None
-        frames = FrameBuffer(len(wanted))
         seconds = np.full(len(wanted), np.nan)
         runs: list[list[Target]] = []
+        frames.is_there[:] = False
         for target in self.locate(wanted):
+            frames.is_there[target.position] = True
             seconds[target.position] = self.index.to_seconds(target.pts)
             if not runs or target.group.first - runs[-1][-1].index > SEEK_COST:
                 runs.append([])
@@ -329,7 +403,7 @@ class VideoReader:
         if not frames.is_filled.any():
             # some formats cannot go back (APNG), whatever they say
             raise UnreliableTimestampsError("no frame could be decoded after a seek")
-        return frames, seconds
+        return seconds
 
     def group_before(self, group: FrameGroup, number: int) -> FrameGroup:
         """The group that many before another, or that one itself if there is none that can be read."""
@@ -383,24 +457,48 @@ class VideoReader:
 
 
 class FrameBuffer:
-    """RGB frames, `(num_frames, height, width, 3)`, uint8, all in the size and orientation of the first one added."""
+    """RGB frames, uint8, all in the size and orientation of the first one added: `(num_frames, 3, height, width)`, or
+    what a transform makes of them."""
 
-    def __init__(self, num_frames: int):
+    def __init__(self, num_frames: int, transform: FrameTransform | None = None):
         self.is_filled = np.zeros(num_frames, dtype=bool)
-        self.images: np.ndarray | None = None
+        # in the file, as far as its index tells
+        self.is_there = np.ones(num_frames, dtype=bool)
+        self.images: torch.Tensor | None = None
+        self.transform = transform
         # one for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
         self.reformatter = VideoReformatter()
 
+    def clear(self) -> None:
+        self.is_filled[:] = False
+        self.is_there[:] = True
+        self.images = None
+
     def add(self, position: SupportsIndex, frame: av.VideoFrame) -> None:
         if self.images is None:
-            self.width, self.height = frame.width, frame.height
+            self.stored = frame.width, frame.height
             self.matrix = read_display_matrix(frame)
-        converted = self.reformatter.reformat(frame, width=self.width, height=self.height, format="rgb24")
-        image = orient(converted.to_ndarray(), self.matrix)
+        width, height = self.stored
+        converted = self.reformatter.reformat(frame, width=width, height=height, format="rgb24")
+        pixels = orient(view_pixels(converted), self.matrix)
+        # torch knows no negative strides
+        image = torch.from_numpy(pixels if min(pixels.strides) > 0 else pixels.copy()).permute(2, 0, 1)
         if self.images is None:
-            self.images = np.empty((len(self.is_filled), *image.shape), dtype=np.uint8)
-        self.images[position] = image
+            self.height, self.width = image.shape[1:]
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.images is None:
+            # frame after frame, each in rows of pixels, as video libraries lay them
+            self.images = image.new_empty((len(self.is_filled), *image.shape[1:], image.shape[0])).permute(0, 3, 1, 2)
+        self.images[position.__index__()] = image
         self.is_filled[position] = True
+
+
+def view_pixels(frame: av.VideoFrame) -> np.ndarray:
+    """The pixels of an RGB frame where they lie, `(height, width, 3)`: `to_ndarray` would copy them."""
+    plane = frame.planes[0]
+    # pyrefly: ignore[bad-argument-type]  a buffer
+    return np.ndarray((frame.height, frame.width, 3), np.uint8, buffer=plane, strides=(plane.line_size, 3, 1))
 
 
 def read_display_matrix(frame: av.VideoFrame) -> bytes | None:

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 import numpy as np
@@ -10,14 +11,20 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 from transformers.image_processing_base import BatchFeature
-from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, PILImageResampling, load_image
+from transformers.image_utils import (
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    PILImageResampling,
+    SizeDict,
+    load_image,
+)
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.utils import TensorType, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
 from .image_processing_tubevit import TubeViTImageProcessor
-from .video_decoding_tubevit import VideoDecodingError, VideoFileMetadata, VideoSource, read_video
+from .video_decoding_tubevit import FrameTransform, VideoFileMetadata, read_video
 from .video_sampling_tubevit import (
     fits,
     frame_seconds,
@@ -27,6 +34,7 @@ from .video_sampling_tubevit import (
     uniform_frames,
     window_frames,
 )
+from .video_sources_tubevit import VideoDecodingError, VideoSource
 
 
 logger = logging.get_logger(__name__)
@@ -174,7 +182,28 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         """Decodes files: `(num_frames, 3, height, width)`, uint8, and metadata; of a list, a list of each."""
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
-        return read_video(video_url_or_urls, sample_indices_fn)
+        # transformers has the settings of a call known to what samples frames
+        settings = sample_indices_fn.keywords if isinstance(sample_indices_fn, partial) else {}
+        return read_video(video_url_or_urls, sample_indices_fn, transform=self.make_shrink(**settings))
+
+    def make_shrink(
+        self,
+        do_resize: bool = False,
+        size: SizeDict | None = None,
+        resample: PILImageResampling | None = None,
+        **kwargs: object,
+    ) -> FrameTransform | None:
+        """Brings a frame to the size that all frames are brought to later, if that is smaller: of a large video no
+        more than a few frames are there in full."""
+        if not do_resize:
+            return None
+        wanted: SizeDict = self._standardize_kwargs(size=size, default_to_square=self.default_to_square)["size"]
+
+        def shrink(frame: torch.Tensor) -> torch.Tensor:
+            resized = self.resize(frame[None], size=wanted, resample=resample)[0]
+            return resized if resized.numel() < frame.numel() else frame
+
+        return shrink
 
     # pyrefly: ignore[unannotated-return]  transformers' own annotation is wrong: it gives videos and their metadata
     def _decode_and_sample_videos(

@@ -39,11 +39,13 @@ FORMATS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "gif", "dv", "yuv4mpegpipe", "ivf"),
     # without a container
     *("h264", "hevc", "mpegvideo", "m4v"),
+    # a picture is a video of one frame
+    *("png_pipe", "jpeg_pipe", "webp_pipe"),
 )
 CODECS = (
     *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg2video", "mpeg1video", "h263", "theora"),
-    *("wmv1", "wmv2", "wmv3", "vc1", "msmpeg4", "flv", "mjpeg", "prores", "dnxhd", "dvvideo", "ffv1", "qtrle"),
-    *("rawvideo", "gif"),
+    *("wmv2", "wmv3", "vc1", "msmpeg4", "flv", "mjpeg", "prores", "dnxhd", "dvvideo", "ffv1", "rawvideo", "gif"),
+    *("png", "webp"),
 )
 # Playlists, scripts, patterns of files and live protocols: they name other files and addresses, and are never read
 NEVER = {
