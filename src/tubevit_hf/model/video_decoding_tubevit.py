@@ -165,6 +165,16 @@ class VideoReader:
     stream: av.VideoStream | None = None
     index: HeaderIndex | ScannedIndex | None = None
 
+    def __new__(
+        cls, source: VideoSource, limits: VideoLimits | None = None, index: FrameIndex | None = None
+    ) -> "VideoReader":
+        limits = VideoLimits.from_environment() if limits is None else limits
+        if cls is VideoReader and limits.isolated:
+            from .video_isolation_tubevit import IsolatedVideoReader
+
+            return object.__new__(IsolatedVideoReader)
+        return object.__new__(cls)
+
     def __init__(self, source: VideoSource, limits: VideoLimits | None = None, index: FrameIndex | None = None):
         self.name = name_of(source)
         self.limits = VideoLimits.from_environment() if limits is None else limits
@@ -465,6 +475,7 @@ class FrameBuffer:
         # in the file, as far as its index tells
         self.is_there = np.ones(num_frames, dtype=bool)
         self.images: torch.Tensor | None = None
+        self.stored: tuple[int, int] | None = None
         self.transform = transform
         # one for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
         self.reformatter = VideoReformatter()
@@ -472,10 +483,10 @@ class FrameBuffer:
     def clear(self) -> None:
         self.is_filled[:] = False
         self.is_there[:] = True
-        self.images = None
+        self.images = self.stored = None
 
     def add(self, position: SupportsIndex, frame: av.VideoFrame) -> None:
-        if self.images is None:
+        if self.stored is None:
             self.stored = frame.width, frame.height
             self.matrix = read_display_matrix(frame)
         width, height = self.stored
@@ -483,6 +494,10 @@ class FrameBuffer:
         pixels = orient(view_pixels(converted), self.matrix)
         # torch knows no negative strides
         image = torch.from_numpy(pixels if min(pixels.strides) > 0 else pixels.copy()).permute(2, 0, 1)
+        self.put(position.__index__(), image)
+
+    def put(self, position: int, image: torch.Tensor) -> None:
+        """Adds a frame, `(3, height, width)`, that is RGB and upright."""
         if self.images is None:
             self.height, self.width = image.shape[1:]
         if self.transform is not None:
@@ -490,7 +505,7 @@ class FrameBuffer:
         if self.images is None:
             # frame after frame, each in rows of pixels, as video libraries lay them
             self.images = image.new_empty((len(self.is_filled), *image.shape[1:], image.shape[0])).permute(0, 3, 1, 2)
-        self.images[position.__index__()] = image
+        self.images[position] = image
         self.is_filled[position] = True
 
 

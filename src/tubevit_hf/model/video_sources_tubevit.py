@@ -77,6 +77,10 @@ class VideoLimits:
         max_seconds: that are spent waiting for a URL, in all.
         max_redirects: of a URL.
         private_addresses: whether a URL may lead to addresses that are not public, such as the own network's.
+        isolated: whether videos are decoded in a process of their own, so that a crash, a hang or too much memory is a
+            [`VideoDecodingError`]. For servers; it takes some seconds at first, and Linux or macOS.
+        max_memory: bytes that such a process may take, beside what it takes when it starts. Linux only.
+        max_silence: seconds that such a process may give no sign.
     """
 
     any_format: bool = False
@@ -86,6 +90,9 @@ class VideoLimits:
     max_seconds: int = 300
     max_redirects: int = 5
     private_addresses: bool = True
+    isolated: bool = False
+    max_memory: int = 4 * 2**30
+    max_silence: int = 60
 
     @classmethod
     def from_environment(cls) -> "VideoLimits":
@@ -176,15 +183,22 @@ def name_of(source: VideoSource) -> str:
     return str(getattr(source, "name", source))
 
 
+def check_source(source: VideoSource) -> None:
+    """Raises a `TypeError` for what is no source, and an error for a file object that cannot seek."""
+    if isinstance(source, (str, os.PathLike, bytes)):
+        return
+    if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
+        raise TypeError(f"A video is a path, an http(s) URL, bytes or a binary file object, got {source!r}.")
+    if not source.seekable():
+        raise VideoDecodingError("the file object cannot seek; read it into bytes first.")
+
+
 def open_source(source: VideoSource, resources: contextlib.ExitStack, limits: VideoLimits) -> OpenFile:
     """What FFmpeg can open: a path with its protocol, or a file object, which `resources` closes if it is our own."""
+    check_source(source)
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
-        if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
-            raise TypeError(f"A video is a path, an http(s) URL, bytes or a binary file object, got {source!r}.")
-        if not source.seekable():
-            raise VideoDecodingError("the file object cannot seek; read it into bytes first.")
         if source.seek(0, os.SEEK_END) == 0:
             raise VideoDecodingError("it is empty.")
         return source
