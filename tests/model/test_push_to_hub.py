@@ -50,9 +50,11 @@ IMAGE_PROCESSOR_FILES = {"image_processing_tubevit.py", "preprocessor_config.jso
 PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
     "video_decoding_tubevit.py",
     "video_index_tubevit.py",
+    "video_isolation_tubevit.py",
     "video_preprocessor_config.json",
     "video_processing_tubevit.py",
     "video_sampling_tubevit.py",
+    "video_sources_tubevit.py",
 }
 
 USER_CARD = """---

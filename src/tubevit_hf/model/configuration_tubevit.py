@@ -3,9 +3,14 @@
 """What a TubeViT is made of: sizes, tubes and options, checked against each other."""
 
 import json
+import math
+import os
+import re
+import reprlib
 from collections.abc import Sequence
 from copy import deepcopy
 from difflib import get_close_matches
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -37,6 +42,38 @@ PRESETS = {
     "H": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
 }
 
+# What a config may ask for: far above any model that was trained, far below what a machine could not hold. A
+# stranger's file is refused before anything is allocated; `TUBEVIT_ANY_CONFIG=1` in the environment lifts all of them
+LIMITS = {
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**10,
+    "intermediate_size": 2**18,
+    "num_channels": 2**10,
+    "num_frames": 2**16,
+    "image_size": 2**15,
+    "num_register_tokens": 2**12,
+    "pooling_grid": 2**8,
+    "joint_pooling": 2**8,
+    "base_kernel_size": 2**8,
+    "num_labels": 2**20,
+    "number of heads": 2**10,
+    "number of tubes": 2**8,
+    "number in a tube": 2**16,
+    "number of parameters": 2**36,
+}
+
+
+def check_limit(name: str, value: float, limit: str | None = None) -> None:
+    """Raises a `ValueError` for more than `LIMITS` allow."""
+    largest = LIMITS[limit or name]
+    if value > largest and os.environ.get("TUBEVIT_ANY_CONFIG", "0") in ("", "0"):
+        raise ValueError(
+            f"`{name}` is {value:.6g}, and more than {largest} is refused, lest a stranger's file takes all memory. If "
+            "it is meant, set the environment variable TUBEVIT_ANY_CONFIG=1."
+        )
+
+
 # Every checkpoint names all its classes, whichever of them saved it, so that each pipeline finds its own
 AUTO_MAP = {
     "AutoConfig": "configuration_tubevit.TubeViTConfig",
@@ -64,6 +101,7 @@ _TRANSFORMERS_KEYS = {
     "tie_last_hidden_states",
     "tie_word_embeddings",
     "torch_dtype",
+    "trust_remote_code",
     "use_cache",
 }
 
@@ -209,6 +247,7 @@ class TubeViTConfig(PreTrainedConfig):
         def __getattribute__(self, key: str) -> object: ...
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._check_before_use(kwargs)
         # JSON knows lists only: what is saved and what is loaded must be the same
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
@@ -224,13 +263,26 @@ class TubeViTConfig(PreTrainedConfig):
             }
 
         self._warn_about_unknown(kwargs)
+        # what a file says of code that is to be loaded is transformers' to judge, and none of ours
+        kwargs.pop("trust_remote_code", None)
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
         super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
         # `@strict` runs them again, here and when saving, but wraps what they raise: a user gets the plain ValueError
         self.validate_sizes()
         self.validate_layers()
         self.validate_tubes()
         self.validate_heads()
+        self.validate_labels()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        loaded = super().from_dict(config_dict, **kwargs)
+        # transformers sets what a call overrides without a further look
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._check()
+        return loaded
 
     @classmethod
     def from_preset(cls, name: str, **kwargs: Any) -> "TubeViTConfig":
@@ -352,8 +404,73 @@ class TubeViTConfig(PreTrainedConfig):
             )
         self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes or [], finer)]
 
+    def _check_before_use(self, kwargs: dict[str, Any]) -> None:
+        """What would take long, or fail without naming a field, before any of the rest can be checked."""
+        if self.tubes is not None:
+            check_limit("tubes", len(self.tubes), "number of tubes")
+            for index, tube in enumerate(self.tubes):
+                for key, value in tube.items() if isinstance(tube, dict) else ():
+                    for number in value if isinstance(value, (list, tuple)) else (value,):
+                        if isinstance(number, (list, tuple, dict)):
+                            raise TypeError(
+                                f"`tubes[{index}]` has {key!r}, which must hold numbers, not lists in lists."
+                            )
+                        if isinstance(number, int):
+                            check_limit(f"tubes[{index}][{key!r}]", number, "number in a tube")
+        if self.heads is not None:
+            check_limit("heads", len(self.heads), "number of heads")
+        for name in ("num_labels", "auto_map"):
+            kind = {"num_labels": int, "auto_map": dict}[name]
+            value = kwargs.get(name)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise TypeError(f"`{name}` must be of the type {kind.__name__}, got {abbreviate(value)}.")
+        num_labels = kwargs.get("num_labels") or 0
+        if num_labels < 0:
+            raise ValueError(f"`num_labels` must not be negative, got {num_labels}.")
+        check_limit("num_labels", max(num_labels, len(self.id2label or {})))
+        for key in self.id2label or {}:
+            if not re.fullmatch("-?[0-9]{1,9}", str(key)):
+                raise ValueError(f"`id2label` must have the numbers of the classes as keys, got {abbreviate(key)}.")
+        if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"`dtype` must be a type of torch, such as 'float32', got {abbreviate(self.dtype)}.")
+
+    def validate_labels(self) -> None:
+        """Classes must be numbered from 0, each with a name of its own."""
+        labels = self.id2label or {}
+        if any(not isinstance(label, str) for label in labels.values()):
+            raise TypeError("`id2label` must have texts as names of classes.")
+        if set(labels) != set(range(len(labels))):
+            raise ValueError(
+                f"`id2label` must number {len(labels)} classes from 0 to {len(labels) - 1}, without gaps; got "
+                f"{abbreviate(sorted(labels))}."
+            )
+        if len(set(labels.values())) < len(labels):
+            twice = next(label for label in labels.values() if list(labels.values()).count(label) > 1)
+            raise ValueError(f"`id2label` gives two classes the same name, {twice!r}.")
+
+    def count_about(self) -> int:
+        """About how many parameters a model of this configuration has, without building it."""
+        tubes = sum(
+            prod(self.base_kernel_size if self.tube_kernels == "interpolated" else tube.kernel_size)
+            * self.num_channels
+            * tube.out_channels
+            + prod(self.position_table_shape(tube) or (0,))
+            for tube in self.resolved_tubes
+        )
+        layers = self.num_hidden_layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
+        prefix = self.num_prefix_tokens * self.hidden_size
+        pooling = 4 * self.hidden_size**2 if self.pooling_type == "attention" else 0
+        return tubes + layers + prefix + pooling + self.pooled_size * (self.num_labels or 0)
+
     def validate_sizes(self) -> None:
         """Numbers that must be positive, fractions that must be fractions, and what must divide what."""
+        for name in LIMITS.keys() & self.__dataclass_fields__.keys():
+            value = getattr(self, name)
+            for number in value if isinstance(value, list) else (value,):
+                check_limit(name, number)
+        for name in ("layer_norm_eps", "initializer_range", "position_embedding_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}.")
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -425,6 +542,7 @@ class TubeViTConfig(PreTrainedConfig):
     def validate_tubes(self) -> None:
         """Tubes must suit the kind of kernel and of position embedding."""
         tubes = self.resolved_tubes
+        check_limit("number of parameters", self.count_about())
         if len(self.base_kernel_size) != 3 or min(self.base_kernel_size) < 1:
             raise ValueError(f"`base_kernel_size` must be [t, h, w], each at least 1, got {self.base_kernel_size}.")
         for index, tube in enumerate(tubes):
@@ -459,6 +577,11 @@ class TubeViTConfig(PreTrainedConfig):
     def validate_heads(self) -> None:
         """Heads must have classes, and names that parameters can have."""
         for name, head in (self.heads or {}).items():
+            if not isinstance(head.get("labels", []), list) or any(
+                not isinstance(label, str) for label in head.get("labels", [])
+            ):
+                raise TypeError(f"`heads[{name!r}]` must have a list of texts as 'labels', got {abbreviate(head)}.")
+            check_limit(f"heads[{name!r}]['labels']", len(head.get("labels", [])), "num_labels")
             if hasattr(torch.nn.ModuleDict, name):
                 raise ValueError(f"`heads` must not have the name {name!r}, which a module needs for itself.")
             if "." in name or head.keys() != {"labels", "problem_type"} or not head["labels"]:
@@ -492,6 +615,10 @@ class TubeViTConfig(PreTrainedConfig):
         for key in kwargs.keys() - _TRANSFORMERS_KEYS:
             suggestion = "".join(f" Did you mean `{close}`?" for close in get_close_matches(key, known, 1))
             logger.warning(f"`{key}` is not a field of {type(self).__name__} and has no effect.{suggestion}")
+
+
+def abbreviate(value: object) -> str:
+    return reprlib.repr(value)
 
 
 __all__ = ["TubeViTConfig"]

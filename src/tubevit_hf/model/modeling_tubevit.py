@@ -21,7 +21,6 @@ The words of every shape in this file:
 import os
 from collections.abc import Callable, Sequence
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -40,6 +39,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
+from .checkpoint_files_tubevit import HUB_ARGUMENTS, check_weights, refuse_pickles
 from .configuration_tubevit import TubeViTConfig
 from .loss_tubevit import classification_loss
 from .model_card_tubevit import create_model_card, is_generated_card, read_tags
@@ -622,6 +622,12 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         if "use_safetensors" not in kwargs:
             kwargs["use_safetensors"] = True
             refuse_pickles(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
+        if pretrained_model_name_or_path is not None and kwargs["use_safetensors"] and "state_dict" not in kwargs:
+            config = kwargs.get("config")
+            if not isinstance(config, TubeViTConfig):
+                known = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+                config = TubeViTConfig.from_pretrained(config or pretrained_model_name_or_path, **known)
+            check_weights(pretrained_model_name_or_path, config, kwargs)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # what is frozen in `__init__` thaws when the loaded weights replace the parameters
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -669,20 +675,6 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             # the template holds the tags that the user gave
             self.create_model_card(repo_id, tags=read_tags(card)).save(card)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
-
-
-def refuse_pickles(folder: str | os.PathLike[str] | None, subfolder: str = "") -> None:
-    """Raises an `OSError` for a local folder whose weights are pickles only: to read one can run code."""
-    if folder is None or not os.path.isdir(folder):
-        return
-    folder = Path(folder, subfolder)
-    pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-    if pickles and not any(folder.glob("*.safetensors")):
-        raise OSError(
-            f"{folder} holds its weights as a pickle only ({', '.join(pickles)}), which can run code when it is read. "
-            "TubeViT loads model.safetensors: if you trust the file, load it once with `use_safetensors=False` and "
-            "save it again with `save_pretrained`."
-        )
 
 
 @auto_docstring(custom_intro="TubeViT without a head: the tokens of the encoder and, pooled, a vector a clip.")
