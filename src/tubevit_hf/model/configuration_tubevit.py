@@ -69,8 +69,8 @@ def check_limit(name: str, value: float, limit: str | None = None) -> None:
     largest = LIMITS[limit or name]
     if value > largest and os.environ.get("TUBEVIT_ANY_CONFIG", "0") in ("", "0"):
         raise ValueError(
-            f"`{name}` is {value:.6g}, and more than {largest} is refused, lest a stranger's file takes all memory. If "
-            "it is meant, set the environment variable TUBEVIT_ANY_CONFIG=1."
+            f"`{name}` is {value:.6g}, and more than {largest} is refused: a stranger's file could take all memory. "
+            "If it is meant, set the environment variable TUBEVIT_ANY_CONFIG=1."
         )
 
 
@@ -81,6 +81,12 @@ AUTO_MAP = {
     "AutoModelForVideoClassification": "modeling_tubevit.TubeViTForVideoClassification",
     "AutoModelForImageClassification": "modeling_tubevit.TubeViTForImageClassification",
 }
+
+# Which a file may not set to a repository: transformers would run its code
+ATTENTION_KEYS = (
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+)
 
 # What transformers itself passes beside the declared fields, when it loads a `config.json` or builds a model
 _TRANSFORMERS_KEYS = {
@@ -279,6 +285,14 @@ class TubeViTConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # before transformers looks at each of them
+        check_limit("num_labels", len(config_dict.get("id2label") or ()))
+        for key, value in config_dict.items():
+            if key in ATTENTION_KEYS and isinstance(value, str) and "/" in value:
+                raise ValueError(
+                    f"the configuration has `{key}` {value!r}, which would load code of that repository. If you trust "
+                    f"it, remove the field and name it yourself: `attn_implementation={value!r}`."
+                )
         loaded = super().from_dict(config_dict, **kwargs)
         # transformers sets what a call overrides without a further look
         (loaded[0] if isinstance(loaded, tuple) else loaded)._check()
@@ -427,7 +441,7 @@ class TubeViTConfig(PreTrainedConfig):
         num_labels = kwargs.get("num_labels") or 0
         if num_labels < 0:
             raise ValueError(f"`num_labels` must not be negative, got {num_labels}.")
-        check_limit("num_labels", max(num_labels, len(self.id2label or {})))
+        check_limit("num_labels", num_labels)
         for key in self.id2label or {}:
             if not re.fullmatch("-?[0-9]{1,9}", str(key)):
                 raise ValueError(f"`id2label` must have the numbers of the classes as keys, got {abbreviate(key)}.")
@@ -450,17 +464,16 @@ class TubeViTConfig(PreTrainedConfig):
 
     def count_about(self) -> int:
         """About how many parameters a model of this configuration has, without building it."""
-        tubes = sum(
-            prod(self.base_kernel_size if self.tube_kernels == "interpolated" else tube.kernel_size)
-            * self.num_channels
-            * tube.out_channels
-            + prod(self.position_table_shape(tube) or (0,))
-            for tube in self.resolved_tubes
-        )
+        tubes = self.resolved_tubes
+        tables = sum(prod(self.position_table_shape(tube) or (0,)) for tube in tubes)
+        outputs = sum(prod(tube.kernel_size) * tube.out_channels for tube in tubes)
+        if self.tube_kernels == "interpolated":
+            outputs = prod(self.base_kernel_size) * self.hidden_size
+        kernels = self.num_channels * outputs
         layers = self.num_hidden_layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
         prefix = self.num_prefix_tokens * self.hidden_size
         pooling = 4 * self.hidden_size**2 if self.pooling_type == "attention" else 0
-        return tubes + layers + prefix + pooling + self.pooled_size * (self.num_labels or 0)
+        return kernels + tables + layers + prefix + pooling + self.pooled_size * (self.num_labels or 0)
 
     def validate_sizes(self) -> None:
         """Numbers that must be positive, fractions that must be fractions, and what must divide what."""

@@ -3,6 +3,9 @@
 
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, PILImageResampling
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .processing_limits_tubevit import check_settings
 
 
 class TubeViTImageProcessor(TorchvisionBackend):
@@ -22,6 +25,10 @@ class TubeViTImageProcessor(TorchvisionBackend):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
+
+    def __init__(self, **kwargs: Unpack[ImagesKwargs]) -> None:
+        super().__init__(**kwargs)
+        check_settings(self)
 
 
 __all__ = ["TubeViTImageProcessor"]

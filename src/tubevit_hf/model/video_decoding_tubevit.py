@@ -43,6 +43,8 @@ VIDEO_SUFFIXES = [
 ]
 # Decoding this many frames that nobody asked for takes about as long as seeking past them
 SEEK_COST = 4
+# frames that can be asked for at once, of a video that has fewer
+MAX_INDICES = 2**17
 # Pixels from which on a frame is large: more than 4K video has
 LARGE_FRAME = 4096 * 2304
 # Packets after which a decoder of many threads has given a frame, whatever comes
@@ -303,15 +305,20 @@ class VideoReader:
         self, indices: Sequence[int] | np.ndarray, transform: FrameTransform | None = None
     ) -> tuple[torch.Tensor, VideoFileMetadata]:
         """Decodes the frames of the given numbers; results and errors are those of [`read_video`]."""
-        indices = np.asarray(indices, dtype=np.int64)
         total = self.metadata.total_num_frames
+        if len(indices) > max(MAX_INDICES, 2 * total):
+            raise ValueError(
+                f"{self.name}: {len(indices)} frames are wanted of a video that has {total}; at most {MAX_INDICES}, "
+                "or each frame twice, are given."
+            )
+        indices = np.asarray(indices, dtype=np.int64)
         if indices.ndim != 1 or len(indices) == 0:
             raise ValueError(f"{self.name}: the wanted frames must be a list of numbers, got {indices.tolist()}.")
         if indices.min() < 0 or indices.max() >= total:
             raise IndexError(f"{self.name} has the frames 0 to {total - 1}; {abbreviate(indices)} were asked for.")
         wanted, places = np.unique(indices, return_inverse=True)
         with self.naming_errors():
-            frames = FrameBuffer(len(wanted), transform)
+            frames = FrameBuffer(len(wanted), transform, self.limits.max_decoded)
             seconds = self.decode(wanted, frames)
             missing = indices[~frames.is_filled[places]].tolist()
             if 2 * len(missing) > len(indices):
@@ -470,13 +477,13 @@ class FrameBuffer:
     """RGB frames, uint8, all in the size and orientation of the first one added: `(num_frames, 3, height, width)`, or
     what a transform makes of them."""
 
-    def __init__(self, num_frames: int, transform: FrameTransform | None = None):
+    def __init__(self, num_frames: int, transform: FrameTransform | None = None, max_bytes: float = np.inf):
         self.is_filled = np.zeros(num_frames, dtype=bool)
         # in the file, as far as its index tells
         self.is_there = np.ones(num_frames, dtype=bool)
         self.images: torch.Tensor | None = None
         self.stored: tuple[int, int] | None = None
-        self.transform = transform
+        self.transform, self.max_bytes = transform, max_bytes
         # one for all: `frame.to_ndarray(format=...)` sets up its own each time, which costs more than decoding
         self.reformatter = VideoReformatter()
 
@@ -503,6 +510,11 @@ class FrameBuffer:
         if self.transform is not None:
             image = self.transform(image)
         if self.images is None:
+            if (num_bytes := len(self.is_filled) * image.nbytes) > self.max_bytes:
+                raise VideoDecodingError(
+                    f"{len(self.is_filled)} frames of {image.shape[2]} x {image.shape[1]} pixels take {num_bytes} "
+                    f"bytes; at most {self.max_bytes} are kept (`VideoLimits.max_decoded`). Read fewer, or in parts."
+                )
             # frame after frame, each in rows of pixels, as video libraries lay them
             self.images = image.new_empty((len(self.is_filled), *image.shape[1:], image.shape[0])).permute(0, 3, 1, 2)
         self.images[position] = image

@@ -24,6 +24,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
 from .image_processing_tubevit import TubeViTImageProcessor
+from .processing_limits_tubevit import check_settings
 from .video_decoding_tubevit import FrameTransform, VideoFileMetadata, read_video
 from .video_sampling_tubevit import (
     fits,
@@ -42,6 +43,11 @@ logger = logging.get_logger(__name__)
 # this file saves an image processor too, also where it runs as remote code
 TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
 
+
+FRAME_SAMPLINGS = ("uniform", "random", "spaced")
+SHORT_CLIPS = ("repeat", "pad", "error")
+# sampled of one video, an hour at 30 a second and more
+MAX_FRAMES = 2**17
 
 # the frames of a video as files
 Pictures = Sequence[str | os.PathLike[str]]
@@ -109,10 +115,18 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         # pyrefly: ignore[bad-argument-type]  transformers' types know a path by their own class only
         return super().preprocess(videos, **kwargs)
 
-    if TYPE_CHECKING:
-        # transformers knows its own settings only, lets a call take anything, and says that a tuple may be loaded
-        def __init__(self, **kwargs: Unpack[TubeViTVideoProcessorKwargs]) -> None: ...
+    def __init__(self, **kwargs: Unpack[TubeViTVideoProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+        check_settings(self)
+        for name, known in (("frame_sampling", FRAME_SAMPLINGS), ("short_clips", (*SHORT_CLIPS, None))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}."
+                )
+        check_number_of_frames(self.num_frames, self.num_clips)
 
+    if TYPE_CHECKING:
+        # transformers lets a call take anything, and says that a tuple may be loaded
         __call__ = preprocess
 
         @classmethod
@@ -141,6 +155,7 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         for name, value in {"num_frames": num_frames, "fps": fps, "num_clips": num_clips}.items():
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {value}.")
+        check_number_of_frames(num_frames, num_clips)
         is_file = metadata.video_backend is not None
         short_clips = short_clips or self.short_clips or ("repeat" if is_file else "error")
         total = metadata.total_num_frames
@@ -293,6 +308,15 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         save_directory = os.fspath(save_directory)  # transformers itself takes no Path when it pushes
         self.to_image_processor().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def check_number_of_frames(num_frames: int | None, num_clips: int | None) -> None:
+    """Raises a `ValueError` for more than anybody can want: a processor may be a stranger's."""
+    if (total := (num_frames or 1) * (num_clips or 1)) > MAX_FRAMES:
+        raise ValueError(
+            f"`num_frames` is {num_frames} and `num_clips` is {num_clips}: {total} frames are wanted of a video, and "
+            f"at most {MAX_FRAMES} are read."
+        )
 
 
 def is_source(video: object) -> TypeGuard[VideoSource]:

@@ -73,6 +73,7 @@ class VideoLimits:
         any_format: whether all containers and codecs of FFmpeg are open, not only the usual ones. Those that name
             other files or addresses are never read.
         max_pixels: of a frame. A header of a few bytes could claim gigabytes.
+        max_decoded: bytes of the frames that are kept of one reading.
         max_download: bytes that are read of a URL, in all.
         max_seconds: that are spent waiting for a URL, in all.
         max_redirects: of a URL.
@@ -86,6 +87,7 @@ class VideoLimits:
     any_format: bool = False
     # more than twice the pixels of 8K video
     max_pixels: int = 2**26
+    max_decoded: int = 2**34
     max_download: int = 2 * 2**30
     max_seconds: int = 300
     max_redirects: int = 5
