@@ -38,7 +38,7 @@ from av.video.reformatter import VideoReformatter
 from common import describe_machine, report, summarise, time_interleaved
 from transformers.video_utils import load_video
 
-from tubevit_hf import read_video
+from tubevit_hf import VideoLimits, read_video
 
 
 FPS = 30
@@ -219,7 +219,13 @@ def read_plain_pyav(path: Path, indices: np.ndarray, keyframes_only: bool) -> np
     return np.stack(images)
 
 
-OURS = {"tubevit_hf": read_ours}
+def read_isolated(path: Path, indices: np.ndarray) -> np.ndarray:
+    """In a process of its own, which is kept for the next file."""
+    return read_video(path, indices, ISOLATED)[0].permute(0, 2, 3, 1).numpy()
+
+
+ISOLATED = VideoLimits(isolated=True)
+OURS = {"tubevit_hf": read_ours, "tubevit_hf, isolated": read_isolated}
 REFERENCES = {
     "PyAV, keyframes only": partial(read_plain_pyav, keyframes_only=True),
     "PyAV, seek, then forward": partial(read_plain_pyav, keyframes_only=False),
