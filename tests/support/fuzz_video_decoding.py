@@ -450,6 +450,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="folder of sound videos, instead of the test corpus")
     parser.add_argument("--keep", type=Path, help="folder to write files with findings to, or the file of --only")
     arguments = parser.parse_args()
+    codecs = {}
     if arguments.corpus is None:
         # a script finds its neighbours without the package around them
         from video_corpus import CASES, write
@@ -458,6 +459,7 @@ def main() -> None:
         os.environ.setdefault("SVT_LOG", "1")
         with tempfile.TemporaryDirectory() as folder:
             corpus = {case.file: write(case, Path(folder)).read_bytes() for case in CASES}
+            codecs = {case.file: case.codec for case in CASES}
     else:
         corpus = {path.name: path.read_bytes() for path in arguments.corpus.iterdir()}
     numbers = range(arguments.mutations) if arguments.only is None else [arguments.only]
@@ -473,22 +475,25 @@ def main() -> None:
             arguments.keep.mkdir(parents=True, exist_ok=True)
             path = arguments.keep / f"{arguments.seed}-{result.number}-{result.name}"
             path.write_bytes(mutate(corpus, arguments.seed, result.number)[2])
-    print(summarize(results))
+    print(summarize(results, codecs))
     growing = find_growing_children(results)
     if growing:
         print(f"FOUND: the memory of {growing} grew by more than {GROWTH_LIMIT / 2**20:.0f} MiB")
     sys.exit(bool(growing) or any(result.outcome in BAD for result in results))
 
 
-def summarize(results: list[Result]) -> str:
-    """A table of outcomes by container, the slowest file, and the memory of the children."""
+def summarize(results: list[Result], codecs: dict[str, str] | None = None) -> str:
+    """A table of outcomes by container and, of files whose codec is known, by codec; the slowest file, and the memory
+    of the children."""
     outcomes = [*GOOD, *(outcome for outcome in BAD if any(result.outcome == outcome for result in results))]
-    counts = collections.Counter(
-        (row, result.outcome) for result in results for row in (Path(result.name).suffix, "all")
-    )
-    rows = [*sorted({Path(result.name).suffix for result in results}), "all"]
-    lines = [" " * 8 + "".join(f"{outcome:>24}" for outcome in outcomes)]
-    lines += [f"{row:8}" + "".join(f"{counts[row, outcome]:24}" for outcome in outcomes) for row in rows]
+    counts = collections.Counter()
+    for result in results:
+        codec = (codecs or {}).get(result.name)
+        for row in (Path(result.name).suffix, "all", *([codec] if codec else [])):
+            counts[row, result.outcome] += 1
+    rows = [*sorted({row for row, _ in counts} - {"all"}), "all"]
+    lines = [" " * 18 + "".join(f"{outcome:>24}" for outcome in outcomes)]
+    lines += [f"{row:18}" + "".join(f"{counts[row, outcome]:24}" for outcome in outcomes) for row in rows]
     slowest = max(results, key=lambda result: result.seconds)
     largest = max(results, key=lambda result: result.peak_memory)
     lines.append(f"slowest: {slowest.seconds:.1f} s for {slowest.number} {slowest.name}, {slowest.damage}")
