@@ -5,7 +5,8 @@
 
 The layouts of `tubevit convert` with all layers trained and with the last quarter, with and without the paper's gate;
 and the shapes of VideoMAE and ViViT with the same ViT in them, their kernels inflated over two frames as ViViT's
-authors do. Each trains for `--seconds` on the same clips, three random ones of each video that are decoded before,
+authors do. Each trains for `--seconds` of all cores (counted as the process' own time, so that what else the machine
+does makes no difference) on the same clips, three random ones of each video that are decoded before,
 with MixUp, and is tested with one view of each video. What frozen layers give of these clips is computed before,
 uncounted. The same command goes on where it was.
 """
@@ -124,7 +125,7 @@ def train_and_test(source: str, videos: Videos, setting: Setting, task: Task, se
 def train(
     model: nn.Module, name: str, inputs: torch.Tensor, labels: torch.Tensor, num_labels: int, seconds: float
 ) -> int:
-    """Trains for a time, with a warm-up and a cosine over it; gives the number of steps."""
+    """Trains for a time of all cores, with a warm-up and a cosine over it; gives the number of steps."""
     model.train()
     groups: dict[str, list[nn.Parameter]] = {"head": [], "encoder": []}
     for key, parameter in model.named_parameters():
@@ -135,8 +136,8 @@ def train(
         weight_decay=0.05,
     )
     mix = v2.MixUp(alpha=0.4, num_classes=num_labels)
-    start, steps = time.perf_counter(), 0
-    while (done := (time.perf_counter() - start) / seconds) < 1:
+    start, steps = time.process_time(), 0
+    while (done := (time.process_time() - start) / (seconds * torch.get_num_threads())) < 1:
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * min(done / 0.1, 0.5 * (1 + math.cos(math.pi * done)))
         batch = torch.randint(len(inputs), (BATCH_SIZE,))

@@ -499,8 +499,8 @@ class FrameBuffer:
         width, height = self.stored
         converted = self.reformatter.reformat(frame, width=width, height=height, format="rgb24")
         pixels = orient(view_pixels(converted), self.matrix)
-        # torch knows no negative strides
-        image = torch.from_numpy(pixels if min(pixels.strides) > 0 else pixels.copy()).permute(2, 0, 1)
+        # torch knows no negative strides, and is slow where rows have gaps between them
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         self.put(position.__index__(), image)
 
     def put(self, position: int, image: torch.Tensor) -> None:
@@ -517,7 +517,8 @@ class FrameBuffer:
                 )
             # frame after frame, each in rows of pixels, as video libraries lay them
             self.images = image.new_empty((len(self.is_filled), *image.shape[1:], image.shape[0])).permute(0, 3, 1, 2)
-        self.images[position] = image
+        # rows of pixels: torch would take its threads to copy them one value at a time
+        np.copyto(self.images[position].permute(1, 2, 0).numpy(), image.permute(1, 2, 0).numpy())
         self.is_filled[position] = True
 
 
