@@ -82,6 +82,11 @@ def test_parameters_are_counted_about(tmp_path):
         assert config.count_about() == pytest.approx(exact, rel=0.05)
 
 
+def test_classes_may_share_a_name():
+    """As two cranes do in ImageNet, a bird and a machine."""
+    assert TubeViTConfig(id2label={0: "crane", 1: "crane"}).num_labels == 2
+
+
 def test_what_a_call_overrides_is_checked(sound):
     with pytest.raises(ValueError, match="`gate_layer` must be from 0 to 1"):
         AutoModelForVideoClassification.from_pretrained(sound, gate_layer=99)

@@ -38,6 +38,7 @@ from ..support.tiny import randomize, tiny_config, tiny_video_processor
 REPO_ID = "org/tubevit-tiny"
 
 MODEL_FILES = {
+    "checkpoint_files_tubevit.py",
     "config.json",
     "configuration_tubevit.py",
     "loss_tubevit.py",
@@ -46,7 +47,11 @@ MODEL_FILES = {
     "modeling_tubevit.py",
     "tubes_tubevit.py",
 }
-IMAGE_PROCESSOR_FILES = {"image_processing_tubevit.py", "preprocessor_config.json"}
+IMAGE_PROCESSOR_FILES = {
+    "image_processing_tubevit.py",
+    "preprocessor_config.json",
+    "processing_limits_tubevit.py",
+}
 PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
     "video_decoding_tubevit.py",
     "video_index_tubevit.py",

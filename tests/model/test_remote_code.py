@@ -20,7 +20,7 @@ from ..support.tiny import REPO_ID
 
 
 SHIPPED = sorted(Path(tubevit_hf.__file__).with_name("model").glob("*_tubevit.py"))
-ALLOWED = {"PIL", "av", "huggingface_hub", "numpy", "torch", "torchvision", "transformers"}
+ALLOWED = {"PIL", "av", "huggingface_hub", "numpy", "safetensors", "torch", "torchvision", "transformers"}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_checkpoint_holds_all_shipped_files(checkpoint):
     # the processor without torchvision is not named by a checkpoint
     expected = {path.name for path in SHIPPED} - {"image_processing_pil_tubevit.py"}
     assert {path.name for path in checkpoint.glob("*.py")} == expected
-    assert len(expected) == 12
+    assert len(expected) == 14
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -184,7 +184,6 @@ CASES = [
     Case("id2label a list", settings(id2label=["a", "b"]), "id2label"),
     Case("id2label with gaps", settings(id2label={0: "a", 2: "b"}), "`id2label` must number 2 classes"),
     Case("id2label negative", settings(id2label={-1: "a", 0: "b"}), "`id2label` must number 2 classes"),
-    Case("id2label twice the same", settings(id2label={0: "a", 1: "a"}), "gives two classes the same name, 'a'"),
     Case("id2label of texts", settings(id2label={"first": "a"}), "`id2label` must have the numbers of the classes"),
     Case("id2label of numbers", settings(id2label={0: 1, 1: 2}), "id2label"),
     Case("num_labels a text", settings(num_labels="many", id2label=None), "`num_labels` must be of the type int"),

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from huggingface_hub import CommitInfo, ModelCard
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
@@ -624,9 +624,11 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             refuse_pickles(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
         if pretrained_model_name_or_path is not None and kwargs["use_safetensors"] and "state_dict" not in kwargs:
             config = kwargs.get("config")
-            if not isinstance(config, TubeViTConfig):
+            # that of a checkpoint's own code is another class of the same name
+            if not isinstance(config, PreTrainedConfig):
                 known = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
                 config = TubeViTConfig.from_pretrained(config or pretrained_model_name_or_path, **known)
+            # pyrefly: ignore[bad-argument-type]  as above
             check_weights(pretrained_model_name_or_path, config, kwargs)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # what is frozen in `__init__` thaws when the loaded weights replace the parameters
