@@ -13,7 +13,7 @@ from transformers import BaseVideoProcessor
 from transformers.image_utils import pil_torch_interpolation_mapping
 from transformers.video_utils import VideoMetadata
 
-from ..model.video_decoding_tubevit import VideoReader, VideoSource, read_video
+from ..model.video_decoding_tubevit import FrameTransform, VideoReader, VideoSource, read_video
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .splits import get_names, is_multi_label, path_of
 
@@ -231,7 +231,9 @@ class EvaluationViews:
         return self.num_clips * self.num_crops * (1 + self.mirror)
 
     def __call__(self, video: VideoSource) -> torch.Tensor:
-        frames, _ = read_video(video, self.sample_frames)
+        # crops are cut out of whole frames
+        shrink = None if self.num_crops > 1 else get_shrink(self.processor)
+        frames, _ = read_video(video, self.sample_frames, transform=shrink)
         views: list[torch.Tensor] = []
         for crop, arguments in self.crop(frames):
             pixel_values = process(self.processor, crop, **arguments)
@@ -269,6 +271,13 @@ def process(processor: BaseVideoProcessor, frames: torch.Tensor, **arguments: bo
     """What a model's processor makes of the frames of a video, under whichever name: `(num_frames, channels, ...)`."""
     inputs = processor(frames, do_sample_frames=False, return_tensors="pt", **arguments)
     return inputs[processor.model_input_names[0]][0]
+
+
+def get_shrink(processor: BaseVideoProcessor) -> FrameTransform | None:
+    """What brings frames to the size of a TubeViT's processor as they are decoded."""
+    if not isinstance(processor, TubeViTVideoProcessor):
+        return None
+    return processor.make_shrink(bool(processor.do_resize), processor.size, processor.resample)
 
 
 def make_sampler(

@@ -204,7 +204,7 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
     def make_shrink(
         self,
         do_resize: bool = False,
-        size: SizeDict | None = None,
+        size: SizeDict | dict[str, int] | None = None,
         resample: PILImageResampling | None = None,
         **kwargs: object,
     ) -> FrameTransform | None:
