@@ -515,8 +515,9 @@ class FrameBuffer:
                     f"{len(self.is_filled)} frames of {image.shape[2]} x {image.shape[1]} pixels take {num_bytes} "
                     f"bytes; at most {self.max_bytes} are kept (`VideoLimits.max_decoded`). Read fewer, or in parts."
                 )
-            # frame after frame, each in rows of pixels, as video libraries lay them
-            self.images = image.new_empty((len(self.is_filled), *image.shape[1:], image.shape[0])).permute(0, 3, 1, 2)
+            # frame after frame, each in rows of pixels, as video libraries lay them; numpy takes large pages for it
+            images = np.empty((len(self.is_filled), *image.shape[1:], image.shape[0]), image.numpy().dtype)
+            self.images = torch.from_numpy(images).permute(0, 3, 1, 2)
         # rows of pixels: torch would take its threads to copy them one value at a time
         np.copyto(self.images[position].permute(1, 2, 0).numpy(), image.permute(1, 2, 0).numpy())
         self.is_filled[position] = True

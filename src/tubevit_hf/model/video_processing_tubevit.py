@@ -49,6 +49,9 @@ SHORT_CLIPS = ("repeat", "pad", "error")
 # sampled of one video, an hour at 30 a second and more
 MAX_FRAMES = 2**17
 
+# how many times as large a frame is that is made small before the others are there
+SHRINK = 3
+
 # the frames of a video as files
 Pictures = Sequence[str | os.PathLike[str]]
 # what can be processed, one or many
@@ -208,15 +211,23 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         resample: PILImageResampling | None = None,
         **kwargs: object,
     ) -> FrameTransform | None:
-        """Brings a frame to the size that all frames are brought to later, if that is smaller: of a large video no
-        more than a few frames are there in full."""
+        """Brings the frames of a video to the size that they are brought to later, if that is far smaller: of a large
+        video no more than a few frames are there in full. It is for one video, whose frames are of one size."""
         if not do_resize:
             return None
         wanted: SizeDict = self._standardize_kwargs(size=size, default_to_square=self.default_to_square)["size"]
 
+        is_worth_it: bool | None = None
+
         def shrink(frame: torch.Tensor) -> torch.Tensor:
+            nonlocal is_worth_it
+            if is_worth_it is False:
+                return frame
             resized = self.resize(frame[None], size=wanted, resample=resample)[0]
-            return resized if resized.numel() < frame.numel() else frame
+            if is_worth_it is None:
+                # all at once are faster
+                is_worth_it = SHRINK * resized.numel() <= frame.numel()
+            return resized if is_worth_it else frame
 
         return shrink
 
