@@ -169,6 +169,8 @@ def test_a_worker_knows_no_secrets(corpus, monkeypatch):
         {"position": "0", "slot": 0},
         {"position": 0, "slot": 9},
         {"seconds": [1.0]},
+        {"is_there": [True, True], "seconds": None},
+        {"is_there": [True], "seconds": [0.0, 1.0]},
         [1, 2],
         "text",
     ],
@@ -181,6 +183,9 @@ def test_nonsense_of_a_worker_is_an_error(answer, corpus, monkeypatch):
         send(other, answer)
         with pytest.raises(VideoDecodingError, match="gives nonsense"):
             reader.get_frames([3])
+        # and nothing is asked of it any more
+        assert reader.worker.is_over
+        assert reader.worker.process.poll() is not None
         other.close()
 
 

@@ -333,19 +333,21 @@ def test_a_length_beyond_the_limit_is_refused_at_once(server, video):
         read_video(f"{server.url}/video.mp4", [3], VideoLimits(max_download=1000))
 
 
+def drip(handler: BaseHTTPRequestHandler, byte: bytes) -> None:
+    while True:
+        handler.wfile.write(byte)
+        time.sleep(0.1)
+
+
 def drip_header(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-    while True:
-        handler.wfile.write(b"x")
-        time.sleep(0.1)
+    drip(handler, b"x")
 
 
 def drip_body(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.end_headers()
-    while True:
-        handler.wfile.write(b"x")
-        time.sleep(0.1)
+    drip(handler, b"x")
 
 
 def drip_chunks(handler: BaseHTTPRequestHandler) -> None:
@@ -353,24 +355,20 @@ def drip_chunks(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Transfer-Encoding", "chunked")
     handler.end_headers()
-    while True:
-        handler.wfile.write(b"0")
-        time.sleep(0.1)
+    drip(handler, b"0")
 
 
 def drip_part(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(206)
     handler.send_header("Content-Range", "bytes 0-999999/1000000")
     handler.end_headers()
-    while True:
-        handler.wfile.write(b"x")
-        time.sleep(0.1)
+    drip(handler, b"x")
 
 
-@pytest.mark.parametrize("drip", [drip_header, drip_body, drip_chunks, drip_part])
-def test_time_is_limited_in_all(server, drip):
+@pytest.mark.parametrize("answer", [drip_header, drip_body, drip_chunks, drip_part])
+def test_time_is_limited_in_all(server, answer):
     """One byte at a time is no silence, and still ends."""
-    server.pages["/slow.mp4"] = drip
+    server.pages["/slow.mp4"] = answer
     start = time.monotonic()
     with pytest.raises(VideoDecodingError, match=r"more than 1 seconds in all \(`VideoLimits.max_seconds`\)"):
         read_video(f"{server.url}/slow.mp4", limits=VideoLimits(max_seconds=1))

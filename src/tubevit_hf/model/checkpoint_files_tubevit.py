@@ -64,9 +64,10 @@ def check_weights(name_or_path: str | os.PathLike[str], config: TubeViTConfig, a
 
 def find_weights(name_or_path: str, arguments: dict[str, Any]) -> Iterator[Path]:
     known = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
-    # what is not there is left to transformers
-    found = {
-        name: cached_file(
+
+    def find(name: str) -> Path | None:
+        # what is not there is left to transformers
+        found = cached_file(
             name_or_path,
             name,
             _raise_exceptions_for_missing_entries=False,
@@ -74,12 +75,11 @@ def find_weights(name_or_path: str, arguments: dict[str, Any]) -> Iterator[Path]
             _raise_exceptions_for_gated_repo=False,
             **known,
         )
-        for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    }
-    if found[SAFE_WEIGHTS_NAME] is not None:
-        yield Path(found[SAFE_WEIGHTS_NAME])
-    elif found[SAFE_WEIGHTS_INDEX_NAME] is not None:
-        index = Path(found[SAFE_WEIGHTS_INDEX_NAME])
+        return None if found is None else Path(found)
+
+    if (weights := find(SAFE_WEIGHTS_NAME)) is not None:
+        yield weights
+    elif (index := find(SAFE_WEIGHTS_INDEX_NAME)) is not None:
         for name in read_index(index):
             # those of a repository come with the load
             if (index.parent / name).exists():

@@ -437,16 +437,16 @@ class TubeViTConfig(PreTrainedConfig):
             kind = {"num_labels": int, "auto_map": dict}[name]
             value = kwargs.get(name)
             if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise TypeError(f"`{name}` must be of the type {kind.__name__}, got {abbreviate(value)}.")
+                raise TypeError(f"`{name}` must be of the type {kind.__name__}, got {reprlib.repr(value)}.")
         num_labels = kwargs.get("num_labels") or 0
         if num_labels < 0:
             raise ValueError(f"`num_labels` must not be negative, got {num_labels}.")
         check_limit("num_labels", num_labels)
         for key in self.id2label or {}:
             if not re.fullmatch("-?[0-9]{1,9}", str(key)):
-                raise ValueError(f"`id2label` must have the numbers of the classes as keys, got {abbreviate(key)}.")
+                raise ValueError(f"`id2label` must have the numbers of the classes as keys, got {reprlib.repr(key)}.")
         if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"`dtype` must be a type of torch, such as 'float32', got {abbreviate(self.dtype)}.")
+            raise ValueError(f"`dtype` must be a type of torch, such as 'float32', got {reprlib.repr(self.dtype)}.")
 
     def validate_labels(self) -> None:
         """Classes must be numbered from 0, each with a name; ImageNet has two of the name 'crane'."""
@@ -456,7 +456,7 @@ class TubeViTConfig(PreTrainedConfig):
         if set(labels) != set(range(len(labels))):
             raise ValueError(
                 f"`id2label` must number {len(labels)} classes from 0 to {len(labels) - 1}, without gaps; got "
-                f"{abbreviate(sorted(labels))}."
+                f"{reprlib.repr(sorted(labels))}."
             )
 
     def count_about(self) -> int:
@@ -590,7 +590,7 @@ class TubeViTConfig(PreTrainedConfig):
             if not isinstance(head.get("labels", []), list) or any(
                 not isinstance(label, str) for label in head.get("labels", [])
             ):
-                raise TypeError(f"`heads[{name!r}]` must have a list of texts as 'labels', got {abbreviate(head)}.")
+                raise TypeError(f"`heads[{name!r}]` must have a list of texts as 'labels', got {reprlib.repr(head)}.")
             check_limit(f"heads[{name!r}]['labels']", len(head.get("labels", [])), "num_labels")
             if hasattr(torch.nn.ModuleDict, name):
                 raise ValueError(f"`heads` must not have the name {name!r}, which a module needs for itself.")
@@ -625,10 +625,6 @@ class TubeViTConfig(PreTrainedConfig):
         for key in kwargs.keys() - _TRANSFORMERS_KEYS:
             suggestion = "".join(f" Did you mean `{close}`?" for close in get_close_matches(key, known, 1))
             logger.warning(f"`{key}` is not a field of {type(self).__name__} and has no effect.{suggestion}")
-
-
-def abbreviate(value: object) -> str:
-    return reprlib.repr(value)
 
 
 __all__ = ["TubeViTConfig"]

@@ -43,7 +43,7 @@ VIDEO_SUFFIXES = [
 ]
 # Decoding this many frames that nobody asked for takes about as long as seeking past them
 SEEK_COST = 4
-# frames that can be asked for at once, of a video that has fewer
+# frames that can be asked for at once, of a video that has fewer: an hour's at 30 a second, and more
 MAX_INDICES = 2**17
 # Pixels from which on a frame is large: more than 4K video has
 LARGE_FRAME = 4096 * 2304

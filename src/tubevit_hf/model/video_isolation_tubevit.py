@@ -57,7 +57,9 @@ class IsolatedVideoReader(VideoReader):
             path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
             its_limits = dataclasses.asdict(dataclasses.replace(self.limits, isolated=False))
             answer = self.worker.ask({"open": path, "limits": its_limits}, file)
-            self.metadata = VideoFileMetadata(**checked(answer, "metadata", dict), all_frame_seconds=self.seconds)
+            self.metadata = VideoFileMetadata(
+                **self.worker.check(answer, "metadata", dict), all_frame_seconds=self.seconds
+            )
             self.resources = resources.pop_all()
 
     def decode(self, wanted: np.ndarray, frames: FrameBuffer) -> np.ndarray | None:
@@ -68,20 +70,23 @@ class IsolatedVideoReader(VideoReader):
             if "shape" in answer:
                 # some files turn out in the middle to need another way
                 frames.clear()
-                worker.share_memory(checked(answer, "shape", list))
+                worker.share_memory(worker.check(answer, "shape", list))
             elif "slot" in answer:
-                position, slot = checked(answer, "position", int), checked(answer, "slot", int)
+                position, slot = worker.check(answer, "position", int), worker.check(answer, "slot", int)
                 if not (0 <= position < len(wanted) and 0 <= slot < len(worker.slots)):
                     raise worker.nonsense()
                 frames.put(position, worker.slots[slot])
                 worker.send({"free": slot})
             else:
-                frames.is_there[:] = np.array(checked(answer, "is_there", list), dtype=bool)
-                return None if answer.get("seconds") is None else np.array(answer["seconds"], dtype=np.float64)
+                is_there, seconds = worker.check(answer, "is_there", list), answer.get("seconds")
+                if len(is_there) != len(wanted) or (seconds is not None and len(seconds) != len(wanted)):
+                    raise worker.nonsense()
+                frames.is_there[:] = is_there
+                return None if seconds is None else np.array(seconds, dtype=np.float64)
 
     def seconds(self) -> np.ndarray:
         with self.naming_errors():
-            return np.array(checked(self.worker.ask({"seconds": None}), "seconds", list), dtype=np.float64)
+            return np.array(self.worker.check(self.worker.ask({"seconds": None}), "seconds", list), dtype=np.float64)
 
     @property
     def frame_index(self) -> FrameIndex:
@@ -106,13 +111,6 @@ def shared_file(resources: contextlib.ExitStack) -> IO[bytes]:
     """A file without a name, in memory where there is such a place."""
     folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
     return resources.enter_context(tempfile.TemporaryFile(dir=folder))
-
-
-def checked(answer: dict[str, Any], name: str, kind: type) -> Any:
-    value = answer.get(name)
-    if not isinstance(value, kind):
-        raise VideoDecodingError("the decoding process gives nonsense.")
-    return value
 
 
 # Messages: their length in 4 bytes, then JSON; a file beside it
@@ -217,6 +215,13 @@ class Worker:
         if "error" in answer:
             raise VideoDecodingError(str(answer["error"])[:2000])
         return answer
+
+    def check(self, answer: dict[str, Any], name: str, kind: type) -> Any:
+        """A part of an answer, if it is what it should be; else the worker is ended, whatever took it over."""
+        value = answer.get(name)
+        if not isinstance(value, kind):
+            raise self.nonsense()
+        return value
 
     def nonsense(self) -> VideoDecodingError:
         self.end()

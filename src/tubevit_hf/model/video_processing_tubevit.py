@@ -25,7 +25,7 @@ from transformers.video_utils import VideoInput, VideoMetadata, make_batched_met
 
 from .image_processing_tubevit import TubeViTImageProcessor
 from .processing_limits_tubevit import check_settings
-from .video_decoding_tubevit import FrameTransform, VideoFileMetadata, read_video
+from .video_decoding_tubevit import MAX_INDICES, FrameTransform, VideoFileMetadata, read_video
 from .video_sampling_tubevit import (
     fits,
     frame_seconds,
@@ -46,8 +46,6 @@ TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 FRAME_SAMPLINGS = ("uniform", "random", "spaced")
 SHORT_CLIPS = ("repeat", "pad", "error")
-# sampled of one video, an hour at 30 a second and more
-MAX_FRAMES = 2**17
 
 # how many times as large a frame is that is made small before the others are there
 SHRINK = 3
@@ -323,10 +321,10 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
 
 def check_number_of_frames(num_frames: int | None, num_clips: int | None) -> None:
     """Raises a `ValueError` for more than anybody can want: a processor may be a stranger's."""
-    if (total := (num_frames or 1) * (num_clips or 1)) > MAX_FRAMES:
+    if (total := (num_frames or 1) * (num_clips or 1)) > MAX_INDICES:
         raise ValueError(
             f"`num_frames` is {num_frames} and `num_clips` is {num_clips}: {total} frames are wanted of a video, and "
-            f"at most {MAX_FRAMES} are read."
+            f"at most {MAX_INDICES} are read."
         )
 
 
