@@ -36,8 +36,8 @@ def main() -> None:
         side = 4096 if device.type == "cuda" else 1024
         square = torch.randn(side, side, device=device, dtype=dtype)
 
-        def gather(embeddings=embeddings, pixel_values=pixel_values, grids=grids):
-            return [tube(pixel_values, grid) for tube, grid in zip(embeddings.tubes, grids)]
+        def gather(embeddings=embeddings, pixel_values=pixel_values):
+            return [tube(pixel_values) for tube in embeddings.tubes]
 
         def convolve(embeddings=embeddings, channels_first=channels_first, grids=grids):
             return [conv3d_tokens(tube, channels_first, grid) for tube, grid in zip(embeddings.tubes, grids)]

@@ -58,7 +58,7 @@ def convert(
 ) -> None:
     """Make a TubeViT of an image ViT; images give what they gave before."""
     from ..conversion import convert_vit, save_converted
-    from ..conversion.save import check_folder
+    from ..folders import check_folder
 
     with one_line_errors():
         check_folder(out, overwrite)

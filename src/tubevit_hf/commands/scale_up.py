@@ -32,7 +32,7 @@ def scale_up(
 ) -> None:
     """Give a large image ViT the tubes of a small TubeViT, mostly frozen, with a gate (Section 3.6 of the paper)."""
     from .. import conversion
-    from ..conversion.save import check_folder
+    from ..folders import check_folder
 
     with one_line_errors():
         check_folder(out, overwrite)

@@ -2,10 +2,9 @@
 """Saves a converted model with all that belongs to it, or nothing."""
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
+from ..folders import FolderError, written_whole
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
@@ -20,27 +19,11 @@ def save_converted(
     Raises:
         ConversionError: the folder exists and is not to be overwritten, or it cannot be written.
     """
-    folder = Path(folder)
-    check_folder(folder, overwrite)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # beside it, so that a rename moves it into place
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
-            finished = Path(unfinished, folder.name)
-            model.save_pretrained(finished)
+        with written_whole(Path(folder), overwrite) as unfinished:
+            model.save_pretrained(unfinished)
             processor = TubeViTVideoProcessor(**report.preprocessing, num_frames=model.config.num_frames)
-            processor.save_pretrained(finished)
-            report.save(finished)
-            if folder.exists():
-                shutil.rmtree(folder)
-            finished.rename(folder)
-    except OSError as error:
-        raise ConversionError(f"{folder}: it cannot be written ({error.strerror or error}).") from error
-
-
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raises a `ConversionError` if a folder may not be written."""
-    if folder.exists() and not folder.is_dir():
-        raise ConversionError(f"{folder}: it is a file, not a folder.")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise ConversionError(f"{folder}: it exists. Choose another folder, or replace it with `--overwrite`.")
+            processor.save_pretrained(unfinished)
+            report.save(unfinished)
+    except FolderError as error:
+        raise ConversionError(str(error)) from error

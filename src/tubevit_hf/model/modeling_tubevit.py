@@ -64,9 +64,9 @@ class TubeViTTubeEmbedding(nn.Module):
             self.register_parameter("weight", None)
         self.bias = nn.Parameter(torch.empty(self.tube.out_channels))
 
-    def forward(self, pixel_values: torch.Tensor, grid: Size, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.weight if base_kernel is None else self.resize_kernel(base_kernel)
-        patches = gather_patches(pixel_values, self.tube, grid)
+        patches = gather_patches(pixel_values, self.tube)
         # one matrix product: the strided gather and this take a fraction of conv3d's time at sparse strides
         tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
         # (batch, t * h * w, neighbours, out_channels) -> (batch, t * h * w, hidden_size)
@@ -78,23 +78,21 @@ class TubeViTTubeEmbedding(nn.Module):
         return nn.functional.interpolate(kernel, size=self.tube.kernel_size, mode="trilinear", align_corners=False)
 
 
-def gather_patches(pixel_values: torch.Tensor, tube: Tube, grid: Size) -> torch.Tensor:
+def gather_patches(pixel_values: torch.Tensor, tube: Tube) -> torch.Tensor:
     """Copies the pixels under each kernel application of a tube.
 
     `(batch, num_frames, channels, height, width) -> (batch, t * h * w, neighbours, channels * kt * kh * kw)`, each in
     raster order.
     """
-    # -> (batch, t * ft, channels, h * fh, w * fw, kt, kh, kw): at the finer stride of space-to-depth. Nothing is
-    # copied before the last reshape.
+    # -> (batch, t, channels, h, w, ft, kt, fh, kh, fw, kw): what each token sees, and in it each application of the
+    # kernel. Nothing is copied before the end.
     patches = pixel_values
     for axis, dim in enumerate((1, 3, 4)):
-        kernel, step = tube.kernel_size[axis], tube.kernel_stride[axis]
-        length = grid[axis] * tube.space_to_depth[axis]
-        patches = patches.narrow(dim, tube.offset[axis], (length - 1) * step + kernel).unfold(dim, kernel, step)
-    # -> (batch, t, ft, channels, h, fh, w, fw, kt, kh, kw)
-    patches = patches.unflatten(4, (grid[2], -1)).unflatten(3, (grid[1], -1)).unflatten(1, (grid[0], -1))
-    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw)
-    patches = patches.permute(0, 1, 4, 6, 2, 5, 7, 3, 8, 9, 10)
+        patches = patches.narrow(dim, tube.offset[axis], patches.shape[dim] - tube.offset[axis])
+        patches = patches.unfold(dim, tube.extent[axis], tube.stride[axis])
+        patches = patches.unfold(-1, tube.kernel_size[axis], tube.kernel_stride[axis])
+    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here: see `pool`
+    patches = patches.permute(0, 1, 3, 4, 5, 7, 9, 2, 6, 8, 10).clone(memory_format=torch.contiguous_format)
     # -> (batch, t * h * w, neighbours, channels * kt * kh * kw)
     return patches.flatten(7).flatten(4, 6).flatten(1, 3)
 
@@ -155,13 +153,15 @@ class TubeViTEmbeddings(nn.Module):
         for index, (tube, grid) in enumerate(zip(self.tubes, self.token_grids(pixel_values))):
             if all(grid):
                 # under autocast the product is in bfloat16, but positions and residual stream are not rounded
-                embedding = tube(pixel_values, grid, self.base_kernel).to(dtype)
+                embedding = tube(pixel_values, self.base_kernel).to(dtype)
                 positions = self.positions(index, grid, dtype, embedding.device)
                 embedding = embedding if positions is None else embedding + positions
                 if self.config.joint_layer > 0 and not tube.tube.sees_one_frame:
                     later.append(embedding)
+                elif self.config.joint_layer > 0:
+                    moments.append(embedding.unflatten(1, (grid[0], grid[1] * grid[2])))
                 else:
-                    moments.append(embedding.unflatten(1, (layout.num_moments, -1)))
+                    moments.append(embedding[:, None])
         tokens = torch.cat([torch.cat(moments, dim=2).flatten(1, 2), *later], dim=1)
         return self.dropout(self.layernorm(tokens))
 
@@ -229,7 +229,7 @@ class TubeViTEmbeddings(nn.Module):
             mask = embedding.tube.valid_tokens(frame_mask, grid)
             if self.config.joint_layer > 0 and embedding.tube.sees_one_frame:
                 # all tokens of a moment alike
-                of_moments = [mask.unflatten(1, (layout.num_moments, -1))[..., :1]]
+                of_moments = [mask.unflatten(1, (grid[0], grid[1] * grid[2]))[..., :1]]
             elif self.config.joint_layer > 0:
                 later.append(mask)
             else:
@@ -245,7 +245,7 @@ class TubeViTEmbeddings(nn.Module):
         return token_mask
 
     def check_token_mask(self, token_mask: torch.Tensor, frame_mask: torch.Tensor, layout: TokenLayout) -> None:
-        counts = token_mask[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, -1))
+        counts = split_moments(token_mask, layout)
         if self.config.joint_layer == 0:
             counts = token_mask[:, None, layout.num_prefix_tokens :]
         empty = (~counts.flatten(1).any(dim=1)).nonzero().flatten().tolist()
@@ -307,16 +307,27 @@ def resize_positions(table: torch.Tensor, grid: Size, resize: str) -> torch.Tens
     steps, height, width = grid
     if table.ndim == 4:
         table = table[:, None]
-    table = table[:, torch.arange(steps, device=table.device).clamp(max=table.shape[1] - 1)]
-    if table.shape[2:4] != (height, width):
+    # a graph that is traced once serves the table's own size and others
+    if is_tracing(table) or table.shape[2:4] != (height, width):
         exact = torch.promote_types(table.dtype, torch.float32)
-        channels_first = table[0].permute(0, 3, 1, 2).to(exact)  # (t, hidden_size, h, w)
-        mode, align_corners, antialias = RESIZE_ARGUMENTS[resize]
-        resized = nn.functional.interpolate(
-            channels_first, size=(height, width), mode=mode, align_corners=align_corners, antialias=antialias
+        rows, columns = (
+            resize_weights(old, new, resize, exact, table.device)
+            for old, new in zip(table.shape[2:4], (height, width))
         )
-        table = resized.permute(0, 2, 3, 1)[None]  # (1, t, h, w, hidden_size)
+        table = torch.einsum("yi,btijd->btyjd", rows, table.to(exact))
+        table = torch.einsum("xj,btyjd->btyxd", columns, table)
+    table = table[:, torch.arange(steps, device=table.device).clamp(max=table.shape[1] - 1)]
     return table.flatten(1, 3)
+
+
+def resize_weights(old: int, new: int, resize: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What each of `new` places takes of each of `old` ones: `(new, old)`. Resizing a picture is a product with those
+    of its rows and of its columns, which every runtime computes alike."""
+    mode, align_corners, antialias = RESIZE_ARGUMENTS[resize]
+    each_alone = torch.eye(old, dtype=dtype, device=device)[None, None]
+    return nn.functional.interpolate(
+        each_alone, size=(new, old), mode=mode, align_corners=align_corners, antialias=antialias
+    )[0, 0]
 
 
 def eager_attention_forward(
@@ -371,6 +382,8 @@ class TubeViTMultiHeadAttention(nn.Module):
             projected.unflatten(-1, (self.config.num_attention_heads, self.head_dim)).transpose(1, 2)
             for projected in (self.q_proj(queries), self.k_proj(hidden_states), self.v_proj(hidden_states))
         )
+        # a learned query is projected once for all clips
+        query = query.expand(hidden_states.shape[0], -1, -1, -1)
         attention: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             # pyrefly: ignore[bad-argument-type]  None, as of a module without its model, is allowed there
             self.config._attn_implementation,
@@ -390,6 +403,10 @@ class TubeViTMultiHeadAttention(nn.Module):
         return self.o_proj(attn_output.flatten(-2)), attn_weights
 
 
+# moments of a sequence whose tokens all attend to each other, and the tokens of each
+ALL_TOGETHER = (1, -1)
+
+
 class TubeViTAttention(TubeViTMultiHeadAttention):
     """Self-attention over all tokens or, with several moments, over those of each moment; the weights then are
     `(batch * num_moments, heads, queries, tokens)`."""
@@ -398,12 +415,13 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        num_moments: int = 1,
+        moments: tuple[int, int] = ALL_TOGETHER,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        moments = hidden_states.unflatten(1, (num_moments, -1)).flatten(0, 1)
-        attn_output, attn_weights = self.attend(moments, moments, attention_mask, **kwargs)
-        return attn_output.unflatten(0, (-1, num_moments)).flatten(1, 2), attn_weights
+        batch_size, num_moments = hidden_states.shape[0], moments[0]
+        hidden_states = hidden_states.unflatten(1, moments).flatten(0, 1)
+        attn_output, attn_weights = self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
+        return attn_output.unflatten(0, (batch_size, num_moments)).flatten(1, 2), attn_weights
 
 
 class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
@@ -419,14 +437,13 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
         token_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        query = self.query.expand(hidden_states.shape[0], -1, -1)
         attention_mask = create_bidirectional_mask(
             config=self.config,
-            inputs_embeds=query,
+            inputs_embeds=self.query.expand(hidden_states.shape[0], -1, -1),
             attention_mask=token_mask,
             encoder_hidden_states=hidden_states,
         )
-        return self.attend(query, hidden_states, attention_mask, **kwargs)[0].squeeze(1)
+        return self.attend(self.query, hidden_states, attention_mask, **kwargs)[0].squeeze(1)
 
 
 # of a token's channel, as the grid pooling sees it
@@ -451,26 +468,35 @@ class TubeViTGridPooler(nn.Module):
     def forward(self, states: torch.Tensor, layout: TokenLayout, valid: torch.Tensor | None) -> torch.Tensor:
         steps, rows, columns = self.config.pooling_grid
         num_moments, (_, height, width) = layout.num_moments, layout.moment_grids[0]
-        moments = states[:, : layout.num_moment_tokens].unflatten(1, (num_moments, -1))
-        patches = moments[:, :, layout.num_prefix_tokens :].unflatten(2, (height, width))
+        moments = split_moments(states, layout)
+        patches = moments[:, :, layout.num_prefix_tokens :]
         if valid is None:
             valid = torch.ones(states.shape[0], num_moments, dtype=torch.bool, device=states.device)
         # valid moments come first
         in_time = region_weights(valid.sum(dim=1), num_moments, steps, states.dtype)
-        in_space = [
+        of_rows, of_columns = (
             region_weights(torch.full((1,), length, device=states.device), length, parts, states.dtype)[0]
             for length, parts in ((height, rows), (width, columns))
-        ]
-        by_step = torch.einsum("btm,bmyxd->btyxd", in_time, patches)
-        regions = torch.einsum("hy,wx,btyxd->bthwd", *in_space, by_step)
+        )
+        # (regions, patches)
+        in_space = (of_rows[:, None, :, None] * of_columns[None, :, None, :]).flatten(2).flatten(0, 1)
+        by_step = (in_time @ patches.flatten(2)).unflatten(2, patches.shape[2:])  # (batch, t, patches, hidden_size)
+        regions = average_regions(in_space, by_step)
         mean = regions.mean(dim=1, keepdim=True)
         changes = by_step.diff(dim=1).abs()
         # of a single step nothing changes
-        changed = torch.einsum("hy,wx,btyxd->bhwd", *in_space, changes) / max(1, steps - 1)
-        shares = changed / changed.mean(dim=(1, 2), keepdim=True).clamp_min(LEAST_CHANGE)
-        peaks = changes.amax(dim=(2, 3))
+        changed = average_regions(in_space, changes).sum(dim=1) / max(1, steps - 1)
+        shares = changed / changed.mean(dim=1, keepdim=True).clamp_min(LEAST_CHANGE)
+        peaks = changes.amax(dim=2)
         parts = [mean, smooth_sqrt(changed), smooth_sqrt(shares), regions - mean, smooth_sqrt(peaks)]
         return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def average_regions(weights: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """`(regions, patches)`, `(batch, t, patches, hidden_size) -> (batch, t, regions, hidden_size)`."""
+    batch_size, steps = states.shape[:2]
+    averages = torch.bmm(weights.expand(batch_size * steps, -1, -1), states.flatten(0, 1))
+    return averages.unflatten(0, (batch_size, steps))
 
 
 def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
@@ -482,11 +508,12 @@ def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dty
     """Averages of evenly spaced regions of the first `lengths` of `max_length` items, as adaptive average pooling
     takes them: `(batch,) -> (batch, num_regions, max_length)`."""
     index = torch.arange(num_regions, device=lengths.device)
-    starts = index * lengths[:, None] // num_regions
-    ends = -(-(index + 1) * lengths[:, None] // num_regions)
-    items = torch.arange(max_length, device=lengths.device)
-    inside = (items >= starts[..., None]) & (items < ends[..., None])
-    return inside.to(dtype) / (ends - starts)[..., None]
+    # of regions, times their number: whole numbers without a quotient, see `split_moments`
+    starts = (index * lengths[:, None])[..., None]
+    ends = ((index + 1) * lengths[:, None])[..., None]
+    items = num_regions * torch.arange(max_length, device=lengths.device)
+    inside = ((items + num_regions > starts) & (items < ends)).to(dtype)
+    return inside / inside.sum(dim=-1, keepdim=True)
 
 
 class TubeViTMLP(nn.Module):
@@ -535,11 +562,11 @@ class TubeViTLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         embedding_output: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        num_moments: int = 1,
+        moments: tuple[int, int] = ALL_TOGETHER,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         residual = hidden_states
-        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, num_moments, **kwargs)
+        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, moments, **kwargs)
         hidden_states = self.dropout(self.layer_scale1(hidden_states)) + residual
 
         residual = hidden_states
@@ -786,8 +813,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
             if index == self.config.freeze_before and layer.gradient_checkpointing and not hidden_states.requires_grad:
                 # re-entrant checkpointing trains a layer only if one of its inputs asks for a gradient
                 hidden_states = hidden_states.detach().requires_grad_()
-            num_moments = layout.num_moments if index < joint_layer else 1
-            hidden_states = layer(hidden_states, embedding_output, attention_mask, num_moments, **kwargs)
+            moments = (layout.num_moments, layout.tokens_per_moment) if index < joint_layer else ALL_TOGETHER
+            hidden_states = layer(hidden_states, embedding_output, attention_mask, moments, **kwargs)
         return EncoderStates(hidden_states, embedding_output, read)
 
     def join(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
@@ -795,7 +822,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         At the edge of a grid that they do not divide, regions are smaller."""
         if layout.num_moments == 1 or self.config.joint_pooling == [1, 1]:
             return states
-        moments = states.unflatten(1, (layout.num_moments, -1))
+        moments = split_moments(states, layout)
         lengths = [layout.num_prefix_tokens, *map(prod, layout.moment_grids)]
         prefix, *patches = moments.split(lengths, dim=2)
         joined = [prefix]
@@ -807,7 +834,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
             pooled = nn.functional.avg_pool2d(
                 pictures, self.config.joint_pooling, ceil_mode=True, count_include_pad=False
             )
-            joined.append(pooled.flatten(2).transpose(1, 2).unflatten(0, (-1, layout.num_moments)))
+            joined.append(pooled.flatten(2).transpose(1, 2).unflatten(0, moments.shape[:2]))
         return torch.cat(joined, dim=2).flatten(1, 2)
 
     def time_positions(self, layout: TokenLayout, states: torch.Tensor) -> torch.Tensor:
@@ -860,11 +887,13 @@ class TubeViTModel(TubeViTPreTrainedModel):
 
         def choose(states: torch.Tensor) -> torch.Tensor:
             """What is averaged, of `(batch, tokens, ...)`."""
-            moments = states[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, -1))
+            moments = split_moments(states, layout)
             if self.config.pooling_type == "cls":
                 return moments[:, :, 0]
             later = states[:, layout.num_moment_tokens :]
-            return torch.cat([moments[:, :, layout.num_prefix_tokens :].flatten(1, 2), later], dim=1)
+            # copied, or a graph would be for those sizes only at which it need not be
+            patches = moments[:, :, layout.num_prefix_tokens :].clone(memory_format=torch.contiguous_format)
+            return torch.cat([patches.flatten(1, 2), later], dim=1)
 
         chosen = choose(last_hidden_state)
         if token_mask is None:
@@ -955,6 +984,12 @@ class EncoderStates(NamedTuple):
     embedding_output: torch.Tensor
     # what the grid pooling reads, by the number of layers before it
     read: dict[int, torch.Tensor]
+
+
+def split_moments(states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """`(batch, tokens, ...) -> (batch, num_moments, tokens_per_moment, ...)`, without the tubes that come in later."""
+    # a -1 would ask exported graphs for a quotient, which some runtimes take in floating point
+    return states[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, layout.tokens_per_moment))
 
 
 def valid_moments(token_mask: torch.Tensor, layout: TokenLayout) -> torch.Tensor:

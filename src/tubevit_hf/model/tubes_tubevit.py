@@ -133,11 +133,13 @@ class Tube:
 
     def grid(self, size: Size) -> Size:
         """Number of tokens along `(t, h, w)` in a clip of `size` (frames, pixels); all 0 where it does not fit."""
-        grid = as_size(
-            (length - offset - extent) // step + 1 if length >= offset + extent else 0
+        # from time on: an axis along which it does not fit leaves the others free in a graph that is traced
+        if any(length < offset + extent for length, offset, extent in zip(size, self.offset, self.extent)):
+            return 0, 0, 0
+        return as_size(
+            (length - offset - extent) // step + 1
             for length, offset, extent, step in zip(size, self.offset, self.extent, self.stride)
         )
-        return grid if all(grid) else (0, 0, 0)
 
     def centers(self, axis: int, length: int, dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
         """Centres of the first `length` tokens along `axis`, in frames or pixels: `(length,)`.
@@ -267,7 +269,7 @@ def sincos_positions(axes: Sequence[torch.Tensor], dim: int, temperature: float 
     exponents = torch.arange(num_bands, dtype=times.dtype, device=times.device) / max(num_bands, 1)
     omega = temperature**-exponents
 
-    grid = (len(times), len(rows), len(columns), num_bands, 2)
+    grid = (times.shape[0], rows.shape[0], columns.shape[0], num_bands, 2)
     table = torch.cat(
         (
             sincos(times, omega)[:, None, None].expand(grid),

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that appear when all that belongs in them is complete, or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class FolderError(ValueError):
+    """A folder may not or cannot be written; the message names it and the reason."""
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raises a `FolderError` if a folder may not be written."""
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(f"{folder}: it is a file, not a folder.")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise FolderError(f"{folder}: it exists. Choose another folder, or replace it with `--overwrite`.")
+
+
+@contextmanager
+def written_whole(folder: Path, overwrite: bool) -> Generator[Path, None, None]:
+    """Gives a folder to write into, which becomes `folder` at the end; if anything fails, nothing is left.
+
+    Raises:
+        FolderError: `folder` exists and is not to be overwritten, or it cannot be written.
+    """
+    check_folder(folder, overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # beside it, so that a rename moves it into place
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
+            finished = Path(unfinished, folder.name)
+            finished.mkdir()
+            yield finished
+            if folder.exists():
+                shutil.rmtree(folder)
+            finished.rename(folder)
+    except OSError as error:
+        raise FolderError(f"{folder}: it cannot be written ({error.strerror or error}).") from error
