@@ -4,6 +4,7 @@
 import typer
 
 from .commands.convert import convert
+from .commands.export import export
 from .commands.info import info
 from .commands.predict import predict
 from .commands.scale_up import scale_up
@@ -21,6 +22,7 @@ app.command()(info)
 app.command()(convert)
 app.command()(scale_up)
 app.command()(predict)
+app.command()(export)
 
 
 def main() -> None:

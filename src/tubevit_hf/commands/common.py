@@ -40,7 +40,7 @@ def one_line_errors() -> Generator[None, None, None]:
     with quiet_loading():
         try:
             yield
-        except (OSError, ValueError, TypeError) as error:
+        except (ImportError, OSError, ValueError, TypeError) as error:
             print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(2) from error
 

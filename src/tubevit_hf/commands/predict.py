@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,23 +15,31 @@ from rich.table import Table
 from .common import quiet_loading
 
 
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+
 def predict(
     videos: Annotated[
         list[str], typer.Argument(metavar="VIDEO_OR_FOLDER", help="Videos (files or URLs), or folders of videos.")
     ],
-    model: Annotated[str, typer.Option(help="Folder or repo id of a model for video classification.")],
+    model: Annotated[
+        str, typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one.")
+    ],
     top_k: Annotated[int, typer.Option(help="Labels to print for each video.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
+    ] = False,
 ) -> None:
     """Classify videos. A video that cannot be read is reported and passed over, and the exit code is then 1."""
     from tqdm import tqdm
-    from transformers import pipeline
 
     files = [file for video in videos for file in list_videos(video)]
     try:
         with quiet_loading():
-            classify = pipeline("video-classification", model=model)
-    except (OSError, ValueError) as error:
+            classify = load_pipeline(model, trust_remote_code)
+    except (ImportError, OSError, ValueError) as error:
         raise typer.BadParameter(str(error).splitlines()[0], param_hint="--model") from error
 
     results = []
@@ -49,6 +57,17 @@ def predict(
         Console().print(prediction_table(results))
     if any("error" in result for result in results):
         raise typer.Exit(1)
+
+
+def load_pipeline(model: str, trust_remote_code: bool) -> Pipeline:
+    from transformers import pipeline
+
+    # what `tubevit export` leaves in a folder
+    if not Path(model, "model_info.json").exists():
+        return pipeline("video-classification", model=model)
+    from ..export import exported_pipeline
+
+    return exported_pipeline(model, trust_remote_code)
 
 
 def list_videos(video: str) -> list[str]:
