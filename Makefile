@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: help demo test wheel quality format lowest clean
+.PHONY: help demo test wheel quality format lowest bench clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := demo
 
@@ -34,6 +34,10 @@ format: $(VENV)/installed ## mend what ruff can
 lowest: $(VENV)/installed ## run the tests with the lowest versions that pyproject.toml allows (20 minutes)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[lowest]"
 	$(RUN) tests/support/lowest_versions.py
+
+bench: $(VENV)/installed ## time forward passes and training beside other video Transformers (half an hour)
+	$(RUN) -m pip install --quiet --disable-pip-version-check "torchao>=0.18"
+	OMP_WAIT_POLICY=passive $(RUN) benchmarks/speed.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-lowest demo .cache build

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
@@ -28,30 +29,42 @@ LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 
+ResultT = TypeVar("ResultT")
+
 
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Name of the processor that was measured, with the versions that matter."""
+    flags = {}
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
         capabilities = torch.cpu.get_capabilities()
+        flags = {"flags": " ".join(name for name, value in capabilities.items() if value is True)}
         matrix_units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
         name = capabilities.get("cpu_name", platform.processor())
         hardware = f"{name}, {torch.get_num_threads()} threads, {', '.join(matrix_units) or 'no bfloat16 units'}"
-    return {"hardware": hardware, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"hardware": hardware, **flags, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def time_interleaved(functions: dict[str, Callable], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function in each round. All take turns, so that a busy machine slows them alike."""
+def time_interleaved(
+    functions: dict[str, Callable], device: torch.device, rounds: int, *, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each function in each round. All take turns, so that a busy machine slows them alike.
+
+    Args:
+        functions: by name.
+        device: waited for.
+        rounds: that are counted.
+        warm_up: rounds before them.
+    """
     seconds = {name: [] for name in functions}
-    for round_number in range(rounds + 1):
+    for round_number in range(warm_up + rounds):
         for name, function in functions.items():
             start = time.perf_counter()
             function()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            # the first round warms up
-            if round_number:
+            if round_number >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -60,7 +73,7 @@ def summarise(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def in_a_new_process(function: Callable[..., float], *arguments: object) -> float:
+def in_a_new_process(function: Callable[..., ResultT], *arguments: object) -> ResultT:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -187,11 +200,27 @@ def draw_bars(rows: list[dict], name: str, title: str, chance: float) -> Figure:
 
 def report(name: str, title: str, machine: dict[str, str], rows: list[dict]) -> None:
     """Prints the rows as a table and writes them to `results/NAME.json`."""
-    table = Table(*rows[0], title=f"{title}\n{machine['hardware']}")
+    print_table(f"{title}\n{machine['hardware']}", rows)
+    write_result(name, {"title": title, "machine": machine, "rows": rows})
+
+
+def print_table(title: str, rows: list[dict]) -> None:
+    """A column for each key of any row; what a row lacks stays empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*columns, title=title)
     for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*(format_value(row.get(column)) for column in columns))
     Console().print(table)
+
+
+def format_value(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def write_result(name: str, result: dict) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"title": title, "machine": machine, "rows": rows}, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")

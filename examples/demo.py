@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor, read_video
 from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, create_moving_digits
+from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.visualization import draw_attention, pooling_attention
 
 
@@ -159,7 +160,7 @@ def train(folder: Path, name: str, num_frames: int) -> Path:
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "weight_decay": 0.05,
-        "bf16": has_bfloat16(),
+        "bf16": has_bfloat16_units(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_num_workers": 1,
         "dataloader_persistent_workers": True,
@@ -178,14 +179,6 @@ def train(folder: Path, name: str, num_frames: int) -> Path:
     unfinished.rename(finished)
     unfinished.parent.rmdir()
     return finished
-
-
-def has_bfloat16() -> bool:
-    """Whether the device computes in bfloat16 rather than imitates it."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def predict(model_folder: Path, videos: Path) -> list[tuple[str, Path, dict]]:

@@ -4,8 +4,10 @@
 import typer
 
 from .commands.convert import convert
+from .commands.doctor import doctor
 from .commands.export import export
 from .commands.info import info
+from .commands.plan import plan
 from .commands.predict import predict
 from .commands.scale_up import scale_up
 
@@ -23,6 +25,8 @@ app.command()(convert)
 app.command()(scale_up)
 app.command()(predict)
 app.command()(export)
+app.command()(plan)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -55,6 +55,7 @@ IMAGE_PROCESSOR_FILES = {
 PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
     "video_decoding_tubevit.py",
     "video_index_tubevit.py",
+    "number_types_tubevit.py",
     "video_isolation_tubevit.py",
     "video_preprocessor_config.json",
     "video_processing_tubevit.py",

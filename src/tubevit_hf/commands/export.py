@@ -33,7 +33,9 @@ def export(
     to: Annotated[Runtime, typer.Option(help="What runs the graph; torch is torch.export.")] = Runtime.ONNX,
     videos: Annotated[
         Path | None,
-        typer.Option(help="Folder of videos to check with; int8 needs it. Folders named as classes tell the accuracy."),
+        typer.Option(
+            help="Folder of videos to check with; int8 needs it. Folders named as classes tell the accuracy."
+        ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Round weights and activations to 8 bits.")] = False,
     max_loss: Annotated[
@@ -93,12 +95,14 @@ def read_clips(
     from ..export import Clip
 
     files = list_videos(str(folder))
+    classes = model.config.label2id or {}
     clips = []
     for file in tqdm(files, desc="reading", unit="video", disable=not sys.stderr.isatty()):
         inputs = dict(processor(file, num_frames=model.config.num_frames, return_tensors="pt"))
         if images:
             inputs = {"pixel_values": inputs["pixel_values"][:, model.config.num_frames // 2]}
-        clips.append(Clip(inputs, model.config.label2id.get(Path(file).parent.name)))
+        label = classes.get(Path(file).parent.name)
+        clips.append(Clip(inputs, None if label is None else int(label)))
     return clips
 
 
@@ -109,8 +113,8 @@ def report(info: ModelInfo, out: Path) -> None:
     worst = max(info.checks, key=lambda check: check.difference / check.allowed)
     shapes = len({tuple(check.shape) for check in info.checks})
     console.print(
-        f"Agrees with the model on {len(info.checks)} batches of {shapes} shapes: off by {worst.difference:.1e} at most, "
-        f"where rounding explains {worst.allowed:.1e}."
+        f"Agrees with the model on {len(info.checks)} batches of {shapes} shapes: off by {worst.difference:.1e} at "
+        f"most, where rounding explains {worst.allowed:.1e}."
     )
     if info.int8 is not None:
         console.print(f"int8, on {info.int8.num_clips} clips that calibrated nothing: {describe(info.int8)}.")

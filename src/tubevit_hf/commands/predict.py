@@ -24,7 +24,8 @@ def predict(
         list[str], typer.Argument(metavar="VIDEO_OR_FOLDER", help="Videos (files or URLs), or folders of videos.")
     ],
     model: Annotated[
-        str, typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one.")
+        str,
+        typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one."),
     ],
     top_k: Annotated[int, typer.Option(help="Labels to print for each video.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

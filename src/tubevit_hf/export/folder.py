@@ -134,16 +134,14 @@ def export_model(
         if not check.agrees:
             raise ExportError(
                 f"the {runtime} graph does not agree with the model: at {tuple(check.shape)} it is off by "
-                f"{check.difference:.2g}, where rounding explains {check.allowed:.2g}. Nothing is written; try another "
-                "runtime or version, and please report it."
+                f"{check.difference:.2g}, where rounding explains {check.allowed:.2g}. Nothing is written; try "
+                "another runtime or version, and please report it."
             )
         checks.append(check)
     report = None
     if int8:
         calibration, others = split_clips(clips, calibrates=runtime == "openvino")
-        exported = trace(
-            model, runtime, sizes, image, frame_mask, make_quantizer(runtime, model.config, calibration)
-        )
+        exported = trace(model, runtime, sizes, image, frame_mask, make_quantizer(runtime, model.config, calibration))
         report = compare_int8(model, exported, others)
         if report.loss > max_loss:
             raise ExportError(
@@ -168,7 +166,7 @@ def check_request(
     check_installed(runtime, int8)
     if model.dtype != torch.float32:
         raise ExportError(
-            f"the model is in {model.dtype}; load it with `dtype=torch.float32`. A runtime rounds where it gains by it."
+            f"the model is in {model.dtype}; load it with `dtype=torch.float32`. Runtimes round where they gain by it."
         )
     if image and frame_mask:
         raise ExportError("an image has no frames to mask: export with `image` or with `frame_mask`.")

@@ -74,10 +74,11 @@ def trace(
     hook = model.register_forward_hook(HoldSizes(sizes), with_kwargs=True)
     try:
         # without it, one token along an axis would be another graph than two
+        # pyrefly: ignore[missing-attribute]  each of torch's files of settings gets it at import
         with quiet(), symbolic_shapes.patch(backed_size_oblivious=True):
             exported = exporter().export(
                 model,
-                dict(inputs),
+                {**inputs},
                 settings(dynamic=True, dynamic_shapes={name: axes[name] for name in inputs}, quantizer=quantizer),
             )
             return exported.to("cpu", **RUNTIME_ARGUMENTS.get(runtime, {}))
@@ -103,8 +104,8 @@ def with_own_kernels(model: ModelT) -> ModelT:
 
 
 class HoldSizes:
-    """A forward hook that makes a graph fail outside of its sizes, where a runtime knows no guards: arrays of unequal
-    length are stacked there. Inside, it adds zero to what the model gives."""
+    """A forward hook that makes a graph fail outside of its sizes, where a runtime knows no guards: rows of unequal
+    length are put together there. Inside, it adds zero to what the model gives."""
 
     def __init__(self, sizes: SizeRange):
         self.sizes = sizes
@@ -117,13 +118,19 @@ class HoldSizes:
             if axis is None:
                 continue
             places = torch.arange(pixel_values.shape[axis], device=pixel_values.device)
-            zero = zero + torch.stack([places[:least], torch.zeros_like(torch.arange(least))]).min()
+            zero = zero + lowest_of_two(places[:least], torch.arange(least, device=places.device))
             if most is not None:
                 torch._check(pixel_values.shape[axis] <= most)
-                zero = zero + torch.stack([places, torch.zeros(most, dtype=torch.int64)[: places.shape[0]]]).min()
+                zero = zero + lowest_of_two(places, torch.arange(most, device=places.device)[: places.shape[0]])
         name = next(iter(outputs))
         outputs[name] = outputs[name] + zero.to(outputs[name].dtype)
         return outputs
+
+
+def lowest_of_two(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The least number of two rows, which must be of one length."""
+    # `torch.stack` is not as strict: runtimes cut a row of both in two halves
+    return torch.cat([first[None], second[None]]).min()
 
 
 def size_to_trace(model: TubeViTPreTrainedModel, sizes: SizeRange) -> Size:

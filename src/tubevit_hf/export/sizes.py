@@ -37,7 +37,8 @@ class SizeRange:
                 axis = next(axis for axis in range(3) if size[axis] < far_end(tube)[axis])
                 maximum[axis] = _smaller(maximum[axis], far_end(tube)[axis] - 1)
                 continue
-            for axis, pooled in zip((1, 2), config.joint_pooling):
+            of_moments = config.joint_layer > 0 and tube.sees_one_frame
+            for axis, pooled in zip((1, 2), config.joint_pooling if of_moments else (1, 1)):
                 # runtimes disagree about pictures of a single row or column, before and after pooling
                 several = far_end(tube)[axis] + pooled * tube.stride[axis]
                 if size[axis] >= several:

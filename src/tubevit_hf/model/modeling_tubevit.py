@@ -20,6 +20,7 @@ The words of every shape in this file:
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -43,6 +44,7 @@ from .checkpoint_files_tubevit import HUB_ARGUMENTS, check_weights, refuse_pickl
 from .configuration_tubevit import TubeViTConfig
 from .loss_tubevit import classification_loss
 from .model_card_tubevit import create_model_card, is_generated_card, read_tags
+from .number_types_tubevit import warn_of_emulation
 from .tubes_tubevit import Size, TokenLayout, Tube, sincos_positions, sincos_times, smallest_tube, token_layout
 
 
@@ -66,7 +68,8 @@ class TubeViTTubeEmbedding(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.weight if base_kernel is None else self.resize_kernel(base_kernel)
-        patches = gather_patches(pixel_values, self.tube)
+        # weights may be in bfloat16 while a processor gives float32
+        patches = gather_patches(pixel_values, self.tube, weight.dtype)
         # one matrix product: the strided gather and this take a fraction of conv3d's time at sparse strides
         tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
         # (batch, t * h * w, neighbours, out_channels) -> (batch, t * h * w, hidden_size)
@@ -74,11 +77,15 @@ class TubeViTTubeEmbedding(nn.Module):
 
     def resize_kernel(self, base_kernel: torch.Tensor) -> torch.Tensor:
         """The tube's kernel out of the shared one (Section 3.3): tri-linear, without rescaling."""
-        kernel = base_kernel[: self.tube.out_channels]
-        return nn.functional.interpolate(kernel, size=self.tube.kernel_size, mode="trilinear", align_corners=False)
+        kernel = base_kernel[: self.tube.out_channels].to(torch.promote_types(base_kernel.dtype, torch.float32))
+        with exact_products(kernel.device):
+            for axis, (old, new) in enumerate(zip(kernel.shape[2:], self.tube.kernel_size), start=2):
+                weights = resize_weights(old, new, "bilinear", kernel.dtype, kernel.device)
+                kernel = torch.tensordot(kernel, weights, dims=([axis], [1])).movedim(-1, axis)
+        return kernel.to(base_kernel.dtype)
 
 
-def gather_patches(pixel_values: torch.Tensor, tube: Tube) -> torch.Tensor:
+def gather_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> torch.Tensor:
     """Copies the pixels under each kernel application of a tube.
 
     `(batch, num_frames, channels, height, width) -> (batch, t * h * w, neighbours, channels * kt * kh * kw)`, each in
@@ -91,8 +98,9 @@ def gather_patches(pixel_values: torch.Tensor, tube: Tube) -> torch.Tensor:
         patches = patches.narrow(dim, tube.offset[axis], patches.shape[dim] - tube.offset[axis])
         patches = patches.unfold(dim, tube.extent[axis], tube.stride[axis])
         patches = patches.unfold(-1, tube.kernel_size[axis], tube.kernel_stride[axis])
-    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here: see `pool`
-    patches = patches.permute(0, 1, 3, 4, 5, 7, 9, 2, 6, 8, 10).clone(memory_format=torch.contiguous_format)
+    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here in any case: see `pool`
+    patches = patches.permute(0, 1, 3, 4, 5, 7, 9, 2, 6, 8, 10)
+    patches = patches.to(dtype, copy=True, memory_format=torch.contiguous_format)
     # -> (batch, t * h * w, neighbours, channels * kt * kh * kw)
     return patches.flatten(7).flatten(4, 6).flatten(1, 3)
 
@@ -138,9 +146,7 @@ class TubeViTEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         layout = self.layout(pixel_values)
-        # weights may be in bfloat16 while a processor gives float32
         dtype = self.tubes[0].bias.dtype
-        pixel_values = pixel_values.to(dtype)
         batch_size = pixel_values.shape[0]
 
         # (batch, num_moments, tokens, hidden_size) each
@@ -294,6 +300,7 @@ RESIZE_ARGUMENTS = {
     "bicubic": ("bicubic", False, False),
     "bicubic_antialias": ("bicubic", False, True),
     "bicubic_corners": ("bicubic", True, False),
+    "bilinear": ("bilinear", False, False),
     "bilinear_corners": ("bilinear", True, False),
 }
 
@@ -314,15 +321,22 @@ def resize_positions(table: torch.Tensor, grid: Size, resize: str) -> torch.Tens
             resize_weights(old, new, resize, exact, table.device)
             for old, new in zip(table.shape[2:4], (height, width))
         )
-        table = torch.einsum("yi,btijd->btyjd", rows, table.to(exact))
-        table = torch.einsum("xj,btyjd->btyxd", columns, table)
+        with exact_products(table.device):
+            table = torch.einsum("yi,btijd->btyjd", rows, table.to(exact))
+            table = torch.einsum("xj,btyjd->btyxd", columns, table)
     table = table[:, torch.arange(steps, device=table.device).clamp(max=table.shape[1] - 1)]
     return table.flatten(1, 3)
 
 
+def exact_products(device: torch.device) -> AbstractContextManager[object]:
+    """Products that autocast does not round."""
+    # a context that changes nothing is kept out of exported graphs
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
+
 def resize_weights(old: int, new: int, resize: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """What each of `new` places takes of each of `old` ones: `(new, old)`. Resizing a picture is a product with those
-    of its rows and of its columns, which every runtime computes alike."""
+    """What each of `new` places takes of each of `old` ones: `(new, old)`. Resizing is a product along each axis,
+    which every runtime computes alike."""
     mode, align_corners, antialias = RESIZE_ARGUMENTS[resize]
     each_alone = torch.eye(old, dtype=dtype, device=device)[None, None]
     return nn.functional.interpolate(
@@ -661,6 +675,9 @@ class TubeViTPreTrainedModel(PreTrainedModel):
         # what is frozen in `__init__` thaws when the loaded weights replace the parameters
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_before(model.config.freeze_before)
+        # where there is a GPU, the model may be on its way there
+        if model.dtype == torch.bfloat16 and model.device.type == "cpu" and not torch.cuda.is_available():
+            warn_of_emulation("The model is in bfloat16")
         # pyrefly: ignore[bad-return]  Python 3.10 has no `Self`, which `super()` gives
         return loaded
 

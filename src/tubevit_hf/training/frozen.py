@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..data import ClipDataset
 from ..data.splits import name_of, path_of
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
+from ..model.number_types_tubevit import warn_of_emulation
 from ..model.tubes_tubevit import Size
 
 
@@ -107,6 +108,8 @@ def cache_frozen(
     """
     if clips.copies is None:
         raise ValueError("`clips` has no `copies`: without, every epoch has other clips, and nothing can be kept.")
+    if bf16 and model.device.type == "cpu":
+        warn_of_emulation("`bf16`")
     folder = Path(folder)
     shape = frozen_shape(model, clips.load.size)  # pyrefly: ignore[missing-attribute]  a TrainingClip
     check_settings(folder, describe(model, clips, bf16), overwrite)

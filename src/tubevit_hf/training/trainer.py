@@ -29,6 +29,7 @@ from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, col
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
 from ..model.loss_tubevit import classification_loss, count_labels
 from ..model.modeling_tubevit import TubeViTModel
+from ..model.number_types_tubevit import warn_of_emulation
 from .frozen import FrozenClips
 
 
@@ -65,6 +66,8 @@ class VideoTrainer(Trainer):
         self, *args: Any, mixup: float = 0.0, weights: Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, data_collator=collate_clips, compute_metrics=self.compute_metrics, **kwargs)
+        if self.args.device.type == "cpu" and (self.args.bf16 or self.args.bf16_full_eval):
+            warn_of_emulation("`bf16`")
         self.mixup, self.weights = mixup, weights
         # sharding gives the model another one
         self.whole_class = type(self.model)
