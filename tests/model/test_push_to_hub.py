@@ -45,6 +45,7 @@ MODEL_FILES = {
     "model.safetensors",
     "model_card_tubevit.py",
     "modeling_tubevit.py",
+    "number_types_tubevit.py",
     "tubes_tubevit.py",
 }
 IMAGE_PROCESSOR_FILES = {
@@ -55,7 +56,6 @@ IMAGE_PROCESSOR_FILES = {
 PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
     "video_decoding_tubevit.py",
     "video_index_tubevit.py",
-    "number_types_tubevit.py",
     "video_isolation_tubevit.py",
     "video_preprocessor_config.json",
     "video_processing_tubevit.py",
