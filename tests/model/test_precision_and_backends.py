@@ -8,6 +8,8 @@ import os
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.fx.experimental import _config as symbolic_shapes
 
 from tubevit_hf import (
     TubeViTModel,
@@ -111,6 +113,30 @@ def test_compiled_model_equals_eager(masked, attn, settings, fresh_compiler):
     # an image is another size and another number of tubes
     image = random_clip((1, 12, 19), batch=3)[:, 0]
     assert_close(compiled(image).logits, model(image).logits, "float64")
+
+
+@pytest.mark.parametrize(
+    ("masked", "settings"),
+    [
+        (False, {"gate_layer": 1}),
+        (True, {"position_embedding_type": "pretrained", **POOLING["mean_with_prefix"]}),
+        (True, {"joint_layer": 1, "joint_pooling": [2, 2], "position_embedding_type": "pretrained", **POOLING["cls"]}),
+        (False, {"tubes": [PATCH], **GRID}),
+    ],
+    ids=["plain", "masked", "joint", "grid"],
+)
+def test_one_graph_serves_all_sizes(masked, settings, fresh_compiler):
+    """Compiled once for symbolic sizes; a single clip among them, with torch's own switch for that."""
+    model = build(dtype=torch.float32, **settings)
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend=counter)
+    with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):
+        for batch, *size in ((5, 9, 43, 57), (3, 11, 44, 60), (2, 7, 40, 56), (1, 20, 64, 64), (4, 32, 100, 97)):
+            clip = random_clip(tuple(size), batch=batch, dtype=torch.float32)
+            frame_mask = mask_of([size[0], *[size[0] - 1] * (batch - 1)], size[0]) if masked else None
+            expected = model(clip, frame_mask=frame_mask).logits
+            assert_close(compiled(clip, frame_mask=frame_mask).logits, expected, "float32")
+    assert counter.frame_count == 1
 
 
 def test_compiled_by_inductor(fresh_compiler):

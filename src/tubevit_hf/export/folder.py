@@ -5,7 +5,7 @@ import copy
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,9 @@ def export_model(
         raise ExportError(f"no tube of this model sees {'an image' if image else 'a clip'} of its own size.")
     sizes = SizeRange.of_config(model.config, size)
 
+    if frame_mask:
+        # what is not given, a runtime makes up
+        clips = [add_mask(clip) for clip in clips]
     exported = trace(model, runtime, sizes, image, frame_mask)
     checks = []
     real = [clip.inputs for clip in clips[:CHECKED_VIDEOS]]
@@ -155,6 +158,12 @@ def export_model(
         processor.save_pretrained(unfinished)
         info.save(unfinished)
     return info
+
+
+def add_mask(clip: Clip) -> Clip:
+    """The clip with a mask: its own, or one of a whole clip."""
+    whole = torch.ones(clip.inputs["pixel_values"].shape[:2], dtype=torch.bool)
+    return replace(clip, inputs={"frame_mask": whole, **clip.inputs})
 
 
 def check_request(

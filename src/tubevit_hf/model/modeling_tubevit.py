@@ -396,8 +396,6 @@ class TubeViTMultiHeadAttention(nn.Module):
             projected.unflatten(-1, (self.config.num_attention_heads, self.head_dim)).transpose(1, 2)
             for projected in (self.q_proj(queries), self.k_proj(hidden_states), self.v_proj(hidden_states))
         )
-        # a learned query is projected once for all clips
-        query = query.expand(hidden_states.shape[0], -1, -1, -1)
         attention: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             # pyrefly: ignore[bad-argument-type]  None, as of a module without its model, is allowed there
             self.config._attn_implementation,
@@ -451,13 +449,15 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
         token_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
+        # copied, see `TubeViTModel.pool`
+        query = self.query.repeat(hidden_states.shape[0], 1, 1)
         attention_mask = create_bidirectional_mask(
             config=self.config,
-            inputs_embeds=self.query.expand(hidden_states.shape[0], -1, -1),
+            inputs_embeds=query,
             attention_mask=token_mask,
             encoder_hidden_states=hidden_states,
         )
-        return self.attend(self.query, hidden_states, attention_mask, **kwargs)[0].squeeze(1)
+        return self.attend(query, hidden_states, attention_mask, **kwargs)[0].squeeze(1)
 
 
 # of a token's channel, as the grid pooling sees it
