@@ -36,8 +36,8 @@ lowest: $(VENV)/installed ## run the tests with the lowest versions that pyproje
 	$(RUN) tests/support/lowest_versions.py
 
 bench: $(VENV)/installed ## time forward passes and training beside other video Transformers (half an hour)
-	$(RUN) -m pip install --quiet --disable-pip-version-check "torchao>=0.18"
-	OMP_WAIT_POLICY=passive $(RUN) benchmarks/speed.py
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target build/torchao "torchao>=0.18"
+	PYTHONPATH=build/torchao OMP_WAIT_POLICY=passive $(RUN) benchmarks/speed.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-lowest demo .cache build
@@ -48,5 +48,5 @@ $(VENV)/installed: pyproject.toml
 		{ echo "tubevit_hf needs Python 3.10 or newer, got $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); PyTorch alone is several GB, which takes a few minutes."
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[demo,quality,test]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[demo,onnx,openvino,quality,test]"
 	touch $@

@@ -55,8 +55,8 @@ def main() -> None:
     run(its_python, "tests/support/fetch_transformers_tests.py", check=True)
     # types are checked with today's libraries, and the record is what this run makes
     left_out = ("--ignore", "tests/test_typing.py", "--ignore", "tests/test_lowest_versions.py")
-    # graphs need newer versions, which their extras ask for
-    left_out += ("--ignore", "tests/export")
+    # graphs need newer versions, which their extras ask for, and so do their names
+    left_out += ("--ignore", "tests/export", "--ignore", "tests/test_public_api.py")
     log = ENVIRONMENT / "tests.log"
     command = (its_python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q", *left_out)
     tests = run("bash", "-o", "pipefail", "-c", f'{shlex.join(map(str, command))} | tee "{log}"')
