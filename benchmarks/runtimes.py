@@ -5,8 +5,8 @@
     python benchmarks/runtimes.py demo/tubevit demo/moving_digits/validation --name digits
 
 Exports a trained model with `tubevit_hf.export`, for ONNX Runtime and OpenVINO, in float32 and int8, and runs eager
-PyTorch and the graphs in turn on a clip of the videos. Accuracy is that of all videos that calibrated nothing, the same
-for all rows; their folders are called as their classes. `eager / it` above 1 is faster than eager float32.
+PyTorch and the graphs in turn on a clip of the videos. Accuracy is that of all videos that calibrated nothing, the
+same for all rows; their folders are called as their classes. `eager / it` above 1 is faster than eager float32.
 """
 
 import argparse

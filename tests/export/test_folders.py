@@ -197,6 +197,18 @@ def test_models_that_are_not_exported(checkpoint, tmp_path):
         export_model(randomize(TubeViTModel(tiny_config(tubes=tubes))), processor, tmp_path / "graph", image=True)
 
 
+def test_masks_of_given_clips():
+    pixel_values, mask = torch.randn(1, 7, 3, 40, 56), torch.arange(7)[None] < 5
+    bare, padded = Clip({"pixel_values": pixel_values}, 1), Clip({"pixel_values": pixel_values, "frame_mask": mask}, 1)
+    assert folder.fit_mask(bare, frame_mask=True).inputs["frame_mask"].all()
+    assert folder.fit_mask(padded, frame_mask=True).inputs["frame_mask"] is mask
+    assert set(folder.fit_mask(bare, frame_mask=False).inputs) == {"pixel_values"}
+    whole = Clip({"pixel_values": pixel_values, "frame_mask": torch.ones_like(mask)}, 1)
+    assert set(folder.fit_mask(whole, frame_mask=False).inputs) == {"pixel_values"}
+    with pytest.raises(ExportError, match="a given clip is padded: export with `--frame-mask`"):
+        folder.fit_mask(padded, frame_mask=False)
+
+
 @pytest.mark.parametrize(("runtime", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_a_runtime_that_is_not_installed(checkpoint, tmp_path, monkeypatch, runtime, package):
     monkeypatch.setitem(sys.modules, package, None)

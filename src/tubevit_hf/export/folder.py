@@ -127,9 +127,7 @@ def export_model(
         raise ExportError(f"no tube of this model sees {'an image' if image else 'a clip'} of its own size.")
     sizes = SizeRange.of_config(model.config, size)
 
-    if frame_mask:
-        # what is not given, a runtime makes up
-        clips = [add_mask(clip) for clip in clips]
+    clips = [fit_mask(clip, frame_mask) for clip in clips]
     exported = trace(model, runtime, sizes, image, frame_mask)
     checks = []
     real = [clip.inputs for clip in clips[:CHECKED_VIDEOS]]
@@ -160,10 +158,17 @@ def export_model(
     return info
 
 
-def add_mask(clip: Clip) -> Clip:
-    """The clip with a mask: its own, or one of a whole clip."""
-    whole = torch.ones(clip.inputs["pixel_values"].shape[:2], dtype=torch.bool)
-    return replace(clip, inputs={"frame_mask": whole, **clip.inputs})
+def fit_mask(clip: Clip, frame_mask: bool) -> Clip:
+    """The clip with a mask, its own or one of a whole clip, or without; raises an `ExportError` if it needs one."""
+    pixel_values = clip.inputs["pixel_values"]
+    mask = clip.inputs.get("frame_mask")
+    if not frame_mask:
+        if mask is not None and not mask.all():
+            raise ExportError("a given clip is padded: export with `--frame-mask` (`frame_mask=True`).")
+        return replace(clip, inputs={"pixel_values": pixel_values})
+    # what is not given, a runtime makes up
+    whole = torch.ones(pixel_values.shape[:2], dtype=torch.bool)
+    return replace(clip, inputs={"pixel_values": pixel_values, "frame_mask": whole if mask is None else mask})
 
 
 def check_request(
