@@ -197,6 +197,16 @@ def test_models_that_are_not_exported(checkpoint, tmp_path):
         export_model(randomize(TubeViTModel(tiny_config(tubes=tubes))), processor, tmp_path / "graph", image=True)
 
 
+def test_a_model_with_several_heads_is_no_model_for_one(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["architectures"] = ["TubeViTForJointClassification"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    result = run("export", tmp_path / "model", "--out", tmp_path / "graph")
+    assert result.exit_code == 2
+    assert "it is a TubeViTForJointClassification" in in_one_line(result.output)
+
+
 def test_masks_of_given_clips():
     pixel_values, mask = torch.randn(1, 7, 3, 40, 56), torch.arange(7)[None] < 5
     bare, padded = Clip({"pixel_values": pixel_values}, 1), Clip({"pixel_values": pixel_values, "frame_mask": mask}, 1)

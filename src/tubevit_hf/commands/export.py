@@ -75,14 +75,26 @@ def export(
 
 
 def load(model: str) -> TubeViTPreTrainedModel:
-    """A classifier or, as the config says, a model without a head; in float32."""
+    """A classifier or, as the config says, a model without a head; in float32.
+
+    Raises:
+        ValueError: it is another, whose head would be made up.
+    """
     import torch
 
     from ..model.configuration_tubevit import TubeViTConfig
-    from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTModel
+    from ..model.modeling_tubevit import TubeViTForImageClassification, TubeViTForVideoClassification, TubeViTModel
 
-    headless = TubeViTConfig.from_pretrained(model).architectures == [TubeViTModel.__name__]
-    return (TubeViTModel if headless else TubeViTForVideoClassification).from_pretrained(model, dtype=torch.float32)
+    known = {
+        each.__name__: each for each in (TubeViTForVideoClassification, TubeViTForImageClassification, TubeViTModel)
+    }
+    architectures = TubeViTConfig.from_pretrained(model).architectures or [TubeViTForVideoClassification.__name__]
+    if architectures[0] not in known:
+        raise ValueError(
+            f"{model}: it is a {architectures[0]}, and only {', '.join(known)} are exported. Of a model with several "
+            "heads save one: `model.export(dataset).save_pretrained(...)`."
+        )
+    return known[architectures[0]].from_pretrained(model, dtype=torch.float32)
 
 
 def read_clips(
