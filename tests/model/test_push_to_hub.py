@@ -57,6 +57,7 @@ PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
     "video_decoding_tubevit.py",
     "video_index_tubevit.py",
     "video_isolation_tubevit.py",
+    "video_matroska_tubevit.py",
     "video_preprocessor_config.json",
     "video_processing_tubevit.py",
     "video_sampling_tubevit.py",

@@ -204,7 +204,8 @@ class VideoReader:
             self.index = known.groups
             return known.num_frames
         try:
-            self.index = index_frames(self.container, self.stream)
+            path = self.file.removeprefix("file:") if isinstance(self.file, str) else None
+            self.index = index_frames(self.container, self.stream, path)
             return self.index.num_frames
         except UnreliableTimestampsError:
             self.index = None
@@ -361,11 +362,19 @@ class VideoReader:
 
     def decode(self, wanted: np.ndarray, frames: "FrameBuffer") -> np.ndarray | None:
         """Decodes frames, given in ascending order; gives the time of each in seconds, where the file tells."""
-        if self.index is not None:
+        while self.index is not None:
+            is_checked = self.index.is_checked
             try:
                 return self.decode_groups(wanted, frames)
             except UnreliableTimestampsError:
                 self.index = None
+            if not is_checked:
+                # a damaged file, or one that is wrong about itself: FFmpeg tells what it can give
+                frames.clear()
+                self.open_container()
+                assert self.container is not None and self.stream is not None
+                with contextlib.suppress(UnreliableTimestampsError):
+                    self.index = ScannedIndex(self.container, self.stream)
         frames.clear()
         self.open_container()
         for index, frame in enumerate(self.decode_all()):
@@ -396,7 +405,8 @@ class VideoReader:
         """Decodes from the keyframe before each frame, passing over groups that hold no wanted frame.
 
         Raises:
-            UnreliableTimestampsError: the decoder gives frames in another order than their timestamps.
+            UnreliableTimestampsError: the decoder gives frames in another order than their timestamps, or not all of
+                them with an index that is not checked.
         """
         assert self.index is not None
         seconds = np.full(len(wanted), np.nan)
@@ -420,6 +430,8 @@ class VideoReader:
         if not frames.is_filled.any():
             # some formats cannot go back (APNG), whatever they say
             raise UnreliableTimestampsError("no frame could be decoded after a seek")
+        if not (self.index.is_checked or frames.is_filled.all()):
+            raise UnreliableTimestampsError("frames are missing where the file says that they are")
         return seconds
 
     def group_before(self, group: FrameGroup, number: int) -> FrameGroup:
@@ -442,12 +454,12 @@ class VideoReader:
 
     def decode_run(self, run: list[Target], group: FrameGroup, frames: "FrameBuffer", patience: int = 0) -> None:
         """Decodes from the keyframe of a group up to the last target, and up to `patience` packets more to get it."""
-        assert self.container is not None and self.stream is not None
+        assert self.container is not None and self.stream is not None and self.index is not None
         context = self.stream.codec_context
         can_skip = context.name in CODECS_THAT_SKIP
         positions = {target.pts: target.position for target in run}
         unread = set(positions)
-        last_pts = None
+        is_checked, last_pts = self.index.is_checked, None
 
         def keep(decoded: list[av.VideoFrame]) -> None:
             nonlocal last_pts
@@ -461,6 +473,10 @@ class VideoReader:
         for packet in read_from_keyframe(
             self.container, self.stream, "pts", group.keyframe_pts, seek_time=group.keyframe_pts
         ):
+            # the first one, which the file calls a keyframe
+            if not (is_checked or packet.is_keyframe):
+                raise UnreliableTimestampsError("a keyframe that is none")
+            is_checked = True
             if can_skip:
                 context.skip_frame = "DEFAULT" if packet.pts in unread else "NONREF"
             keep(self.decode_packet(packet))

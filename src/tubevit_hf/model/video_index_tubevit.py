@@ -7,17 +7,21 @@ but shows before it, as open GOPs have them, belong to the group before: that is
 
 Containers differ in what they tell. The header of an MP4 or QuickTime file lists all packets, so only the groups that
 are asked for have to be read ([`HeaderIndex`]). Matroska, WebM, MPEG-TS, AVI and fragmented MP4 are read through once,
-without decoding ([`ScannedIndex`]). Where timestamps are missing or wrong, nothing but decoding tells the frames
-apart, and there is no index ([`UnreliableTimestampsError`]).
+without decoding ([`ScannedIndex`]); of plain Matroska and WebM files, only the times of the frames are read. Where
+timestamps are missing or wrong, nothing but decoding tells the frames apart, and there is no index
+([`UnreliableTimestampsError`]).
 """
 
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import NamedTuple, overload
 
 import av
 import numpy as np
+
+from .video_matroska_tubevit import Row, read_rows
 
 
 # FFmpeg's AVINDEX_KEYFRAME and AVINDEX_DISCARD_FRAME, flags of an `av.index.IndexEntry`
@@ -46,8 +50,10 @@ class FrameGroup(NamedTuple):
     pts: np.ndarray
 
 
-def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> "HeaderIndex | ScannedIndex":
-    """The cheapest index that a container allows.
+def index_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, path: str | None
+) -> "HeaderIndex | ScannedIndex":
+    """The cheapest index that a container allows; `path` is that of a local file.
 
     Raises:
         UnreliableTimestampsError: there is none.
@@ -63,18 +69,34 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
             return HeaderIndex(container, stream)
         except UnreliableTimestampsError:
             container.seek(0, stream=stream)
-    return ScannedIndex(container, stream)
+    is_local_matroska = path is not None and "matroska" in container.format.name
+    return ScannedIndex(container, stream, read_rows(path) if is_local_matroska else None)
 
 
 class ScannedIndex:
     """Index of a stream that is read through once: 8 bytes a frame.
 
+    Args:
+        container: stands at its beginning.
+        stream: of the container.
+        known: what the file says of all frames. If FFmpeg says the same of the first, it need not read the others. The
+            frames are the same then, but `is_checked` is false: what the file calls a keyframe may be none.
+
     Raises:
         UnreliableTimestampsError: a timestamp is missing, or they repeat or go back.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
-        rows = [(packet.pts, packet.is_keyframe, packet.is_discard) for packet in read_packets(container, stream)]
+    is_checked = True
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, known: list[Row] | None = None):
+        packets = read_packets(container, stream)
+        unread = ((packet.pts, packet.is_keyframe, packet.is_discard) for packet in packets)
+        rows = list(islice(unread, 1))
+        # the numbers of the frames depend on the first keyframe, but on no other
+        if known and rows == known[:1] and rows[0][1]:
+            rows, self.is_checked = known, False
+        else:
+            rows += unread
         if any(pts is None for pts, _, _ in rows):
             raise UnreliableTimestampsError("packets without a timestamp")
         pts, is_keyframe, is_hidden = np.array(rows, dtype=np.int64).reshape(-1, 3).T
@@ -115,6 +137,8 @@ class HeaderIndex:
     Raises:
         UnreliableTimestampsError: the file does not begin with a keyframe, or a listed keyframe is not there.
     """
+
+    is_checked = True
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
         self.container, self.stream = container, stream
