@@ -50,7 +50,7 @@ def test_still_video_gives_tubes_the_tokens_of_the_patches(vit):
     with torch.no_grad():
         for index, tube in enumerate(embeddings.tubes):
             grid = tube.tube.grid((8, 96, 96))
-            tokens[index] = tube(video, grid).unflatten(1, grid)[0]
+            tokens[index] = tube(video).unflatten(1, grid)[0]
     patches = tokens[2][0]
     for index in (0, 1):
         tube, grid = embeddings.tubes[index].tube, tokens[index].shape[:3]
@@ -72,7 +72,7 @@ def test_plain_video_gives_all_tubes_the_same_token(vit):
     model, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8)
     video = torch.tensor([0.3, -0.8, 1.1])[:, None, None].expand(1, 8, 3, 32, 32)
     with torch.no_grad():
-        first, *others = (tube(video, (1, 1, 1)) for tube in model.tubevit.embeddings.tubes)
+        first, *others = (tube(video) for tube in model.tubevit.embeddings.tubes)
     for other in others:
         assert_same(other, first)
 

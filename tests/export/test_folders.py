@@ -3,7 +3,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -227,15 +226,14 @@ def test_a_runtime_that_is_not_installed(checkpoint, tmp_path, monkeypatch, runt
     assert f'pip install "tubevit_hf[{runtime}]"' in in_one_line(result.output)
 
 
-def test_exporters_that_are_not_installed(checkpoint, tmp_path):
+def test_exporters_that_are_not_installed(checkpoint, tmp_path, monkeypatch):
     """An older Transformers has none."""
-    code = (
-        "import sys; sys.modules['transformers.exporters'] = None\n"
-        f"from tubevit_hf.cli import app; app(['export', {str(checkpoint)!r}, '--out', {str(tmp_path / 'graph')!r}])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert 'pip install "tubevit_hf[export]"' in result.stderr
+    for name in [name for name in sys.modules if name.startswith("tubevit_hf.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers.exporters", None)
+    result = run("export", checkpoint, "--out", tmp_path / "graph")
+    assert result.exit_code == 2
+    assert 'pip install "tubevit_hf[export]"' in in_one_line(result.output)
 
 
 def test_folders_that_hold_no_graph(exported, tmp_path):
