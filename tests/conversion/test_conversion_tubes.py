@@ -72,7 +72,7 @@ def test_plain_video_gives_all_tubes_the_same_token(vit):
     model, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8)
     video = torch.tensor([0.3, -0.8, 1.1])[:, None, None].expand(1, 8, 3, 32, 32)
     with torch.no_grad():
-        first, *others = (tube(video) for tube in model.tubevit.embeddings.tubes)
+        first, *others = (tube(video)[:, :1] for tube in model.tubevit.embeddings.tubes)
     for other in others:
         assert_same(other, first)
 
