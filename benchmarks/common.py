@@ -22,6 +22,8 @@ from torch import nn
 from tqdm.auto import trange
 from transformers import get_cosine_schedule_with_warmup
 
+from tubevit_hf.model.number_types_tubevit import BFLOAT16_UNITS
+
 
 RESULTS = Path(__file__).with_name("results")
 BATCH_SIZE = 32
@@ -40,7 +42,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     else:
         capabilities = torch.cpu.get_capabilities()
         flags = {"flags": " ".join(name for name, value in capabilities.items() if value is True)}
-        matrix_units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
+        matrix_units = [name for name in BFLOAT16_UNITS if capabilities.get(name)]
         name = capabilities.get("cpu_name", platform.processor())
         hardware = f"{name}, {torch.get_num_threads()} threads, {', '.join(matrix_units) or 'no bfloat16 units'}"
     return {"hardware": hardware, **flags, "torch": torch.__version__, "transformers": transformers.__version__}
@@ -81,6 +83,21 @@ def in_a_new_process(function: Callable[..., ResultT], *arguments: object) -> Re
 def peak_memory() -> float:
     """Of this process so far, in MiB (Linux)."""
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**10
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, pixel_values: torch.Tensor
+) -> Callable[[], None]:
+    """A function that trains a classifier for a step, always on the same clips, which are all of class 0."""
+    labels = torch.zeros(len(pixel_values), dtype=torch.long, device=pixel_values.device)
+    model.train()
+
+    def step() -> None:
+        model(pixel_values, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def train(

@@ -41,6 +41,7 @@ from tubevit_hf import (
 from tubevit_hf.data import ClipDataset, EvaluationViews, read_groups
 from tubevit_hf.data.annotations import find_videos
 from tubevit_hf.data.splits import path_of
+from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.model.video_decoding_tubevit import VideoSource
 from tubevit_hf.training.few_videos import (
     FEW_VIDEOS,
@@ -247,7 +248,7 @@ class Cached:
             model = type(model)(model.config)
         processor = TubeViTVideoProcessor(**conversion.preprocessing, num_frames=recipe.num_frames)
         model = recipe.start(model)
-        bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        bf16 = has_bfloat16_units()
         keep = partial(cache_frozen, model, num_workers=1, bf16=bf16)
         clips = ClipDataset(
             rows, recipe.training_clip(processor), seed=self.seed, copies=recipe.count_copies(len(rows))

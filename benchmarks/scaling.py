@@ -14,7 +14,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import describe_machine, in_a_new_process, peak_memory, report, summarise, time_interleaved
+from common import (
+    describe_machine,
+    in_a_new_process,
+    peak_memory,
+    report,
+    summarise,
+    time_interleaved,
+    training_step,
+)
 from transformers import ViTConfig, ViTModel
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, convert_vit, save_converted
@@ -70,17 +78,9 @@ def measure_training(batch_size: int, device: torch.device, rounds: int) -> list
 def make_step(gate_layer: int | None, batch_size: int, device: str):
     """A function that does one training step, of a model with random weights."""
     config = TubeViTConfig(gate_layer=gate_layer, freeze_before=gate_layer, num_labels=400)
-    model = TubeViTForVideoClassification(config).to(device).train()
+    model = TubeViTForVideoClassification(config).to(device)
     optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-5)
-    pixel_values = torch.randn(batch_size, config.num_frames, 3, 224, 224, device=device)
-    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
-
-    def step() -> None:
-        model(pixel_values, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return training_step(model, optimizer, torch.randn(batch_size, config.num_frames, 3, 224, 224, device=device))
 
 
 def memory_of_training(gate_layer: int | None, batch_size: int, device: str) -> float:

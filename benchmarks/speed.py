@@ -49,6 +49,7 @@ from common import (
     print_table,
     summarise,
     time_interleaved,
+    training_step,
     write_result,
 )
 from matplotlib.figure import Figure
@@ -74,6 +75,7 @@ from transformers.utils import logging
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
 from tubevit_hf.evaluation import count_flops
+from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.training.recipes import RECIPES
 
 
@@ -270,12 +272,7 @@ def make_clips(batch: int, num_frames: int, device: str) -> torch.Tensor:
 
 def precisions(device: str) -> tuple[str, ...]:
     """Those that the hardware computes with; bfloat16 that is emulated would be slower than float32."""
-    if device == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        has_units = any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
-    else:
-        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
-    return ("float32", "bfloat16") if has_units else ("float32",)
+    return ("float32", "bfloat16") if has_bfloat16_units(torch.device(device)) else ("float32",)
 
 
 @torch.no_grad()
@@ -383,17 +380,9 @@ def time_training(size: str, case: Case, device: str, rounds: int) -> list[dict]
 
 
 def make_step(name: str, size: str, batch: int, device: str) -> Callable[[], None]:
-    model = build(name, size, device).train()
+    model = build(name, size, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    pixel_values = make_clips(batch, MODELS[name][0], device)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-
-    def step() -> None:
-        model(pixel_values, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return training_step(model, optimizer, make_clips(batch, MODELS[name][0], device))
 
 
 def memory_of_training(name: str, size: str, batch: int, device: str) -> list[dict]:

@@ -10,19 +10,16 @@ from rich.table import Table
 
 
 PACKAGES = ("tubevit_hf", "torch", "transformers", "accelerate", "av", "onnxruntime", "openvino", "nncf")
-# flags of a CPU, and the number type that they are units for
-UNITS = {
-    "int8": ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "dot"),
-    "bfloat16": ("amx_bf16", "avx512_bf16", "bf16"),
-    "float32": ("avx512_f", "avx2", "neon", "sve"),
-}
+# flags of a CPU
+INT8_UNITS = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "dot")
+FLOAT32_UNITS = ("avx512_f", "avx2", "neon", "sve")
 
 
 def doctor() -> None:
     """Tell which number types this machine multiplies how fast, which runtimes are here, and what to use."""
     import torch
 
-    from ..model.number_types_tubevit import has_bfloat16_units, seconds_of_product
+    from ..model.number_types_tubevit import BFLOAT16_UNITS, has_bfloat16_units, seconds_of_product
 
     console = Console(highlight=False, soft_wrap=True)
     capabilities = torch.cpu.get_capabilities()
@@ -33,7 +30,7 @@ def doctor() -> None:
     table = Table(
         "number type", "units", "GFLOP/s", "/ float32", title=f"Products of {rows}x{width} by {width}x{width}"
     )
-    for kind, flags in UNITS.items():
+    for kind, flags in (("int8", INT8_UNITS), ("bfloat16", BFLOAT16_UNITS), ("float32", FLOAT32_UNITS)):
         units = ", ".join(flag for flag in flags if capabilities.get(flag)) or "none"
         if kind in seconds:
             rate, gain = 2e-9 * rows * width**2 / seconds[kind], seconds["float32"] / seconds[kind]

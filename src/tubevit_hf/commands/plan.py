@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,9 @@ def plan(
         reading = None
         if videos is not None:
             reading = measure_reading(found, [Path(video) for video in list_videos(str(videos))])
-        plans = {number: make_plan(recipe, number, teraflops, share, reading) for number in gpus or [8, 64]}
+        first, *others = gpus or [8, 64]
+        plans = {first: make_plan(recipe, first, teraflops, share, reading)}
+        plans |= {number: replace(plans[first], num_gpus=number) for number in others}
     console = Console(highlight=False, soft_wrap=True)
     console.print(plan_table(recipe, plans))
     console.print(

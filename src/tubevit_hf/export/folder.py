@@ -187,7 +187,7 @@ def check_request(
     if not int8:
         return
     if runtime == "torch":
-        raise ExportError("int8 is made for onnx and openvino; PyTorch's own was not faster on a CPU.")
+        raise ExportError("int8 is made for onnx and openvino.")
     if not hasattr(model, "classifier"):
         raise ExportError("int8 is held against the model by its classes, and this model has no head.")
     if len(clips) < 2:

@@ -146,7 +146,7 @@ def size_to_trace(model: TubeViTPreTrainedModel, sizes: SizeRange) -> Size:
 def make_inputs(
     model: TubeViTPreTrainedModel, size: Size, batch_size: int, image: bool, frame_mask: bool, seed: int = 0
 ) -> Inputs:
-    """Noise of a size; with a `frame_mask` the last clip of several is padded."""
+    """Noise of a size, and if wanted a mask of whole clips."""
     generator = torch.Generator().manual_seed(seed)
     num_frames, height, width = size
     pixel_values = torch.randn(batch_size, num_frames, model.config.num_channels, height, width, generator=generator)

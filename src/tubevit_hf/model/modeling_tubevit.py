@@ -295,7 +295,8 @@ class TubeViTEmbeddings(nn.Module):
         return table[None].to(dtype)
 
 
-# how ViT libraries resize their position tables, by `position_embedding_resize`: mode, align_corners, antialias
+# mode, align_corners and antialias: how ViT libraries resize their position tables, by `position_embedding_resize`,
+# and how shared kernels are resized along each axis ("bilinear")
 RESIZE_ARGUMENTS = {
     "bicubic": ("bicubic", False, False),
     "bicubic_antialias": ("bicubic", False, True),

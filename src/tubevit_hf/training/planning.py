@@ -48,16 +48,16 @@ class ReadingRate:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes.
+    """What a run takes; `dataclasses.replace(plan, num_gpus=...)` is that of another number of GPUs.
 
     Args:
+        num_gpus: that train together.
+        batch_size: clips of an optimizer step, of all GPUs.
         tokens: of a clip.
         clips: that are trained on; a clip counts each time.
         epochs: how often each video is seen.
         flops: floating-point operations in all, a multiply-add as two.
         gpu_hours: of all GPUs together, at the share of their rate that was stated.
-        days: that pass.
-        clips_per_gpu: of an optimizer step.
         state_bytes: of weights, gradients and optimizer, on each GPU, if nothing is sharded.
         activation_bytes: that autograd keeps of one clip, in bfloat16.
         clips_per_second: that each GPU takes.
@@ -65,18 +65,32 @@ class Plan:
         storage_bytes: of the training videos; likewise.
     """
 
+    num_gpus: int
+    batch_size: int
     tokens: int
     clips: int
     epochs: float
     flops: float
     gpu_hours: float
-    days: float
-    clips_per_gpu: float
     state_bytes: int
     activation_bytes: int
     clips_per_second: float
     cores_per_gpu: float | None
     storage_bytes: float | None
+
+    def __post_init__(self) -> None:
+        if self.num_gpus < 1:
+            raise ValueError(f"a plan needs one GPU or more, got {self.num_gpus}.")
+
+    @property
+    def days(self) -> float:
+        """That pass."""
+        return self.gpu_hours / self.num_gpus / 24
+
+    @property
+    def clips_per_gpu(self) -> float:
+        """Of an optimizer step."""
+        return self.batch_size / self.num_gpus
 
     @property
     def memory_bytes(self) -> float:
@@ -107,16 +121,15 @@ def make_plan(name: str, num_gpus: int, teraflops: float, share: float, reading:
     config = recipe.make_config(num_labels=num_labels)
     flops_a_clip = TRAINING_PASSES * sum(count_flops(config).values())
     clips = recipe.steps * recipe.batch_size
-    seconds = clips * flops_a_clip / (1e12 * teraflops * share)
     clips_per_second = 1e12 * teraflops * share / flops_a_clip
     return Plan(
+        num_gpus=num_gpus,
+        batch_size=recipe.batch_size,
         tokens=config.num_tokens(),
         clips=clips,
         epochs=clips / num_videos,
         flops=clips * flops_a_clip,
-        gpu_hours=seconds / 3600,
-        days=seconds / num_gpus / 86_400,
-        clips_per_gpu=recipe.batch_size / num_gpus,
+        gpu_hours=clips / clips_per_second / 3600,
         state_bytes=BYTES_A_PARAMETER * sum(count_parameters(config).values()),
         activation_bytes=count_activations(config),
         clips_per_second=clips_per_second,
