@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from huggingface_hub import CommitInfo, ModelCard
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -539,7 +540,18 @@ class TubeViTMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        hidden_states = self.fc1(hidden_states)
+        # what replaces the layer (LoRA, quantization) may have more to do than this should run twice
+        plain = type(self.fc2) is nn.Linear
+        # compilers choose by themselves what they keep
+        if plain and self.training and hidden_states.requires_grad and not torch.compiler.is_compiling():
+            # a quarter of what a layer keeps for the backward pass is the output of the activation. It is computed
+            # again there, and the product is not: checkpointing stops once it has what was left out
+            return checkpoint(self.project_activated, hidden_states, use_reentrant=False, preserve_rng_state=False)
+        return self.project_activated(hidden_states)
+
+    def project_activated(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(hidden_states))
 
 
 class TubeViTLayerScale(nn.Module):
