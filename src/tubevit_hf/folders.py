@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+# marks a folder that `export_model` wrote
+MODEL_INFO = "model_info.json"
+
+
 class FolderError(ValueError):
     """A folder may not or cannot be written; the message names it and the reason."""
 

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands share: options that mean the same, and mistakes that end in one line."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Positions(str, Enum):
@@ -31,7 +37,20 @@ FramesOption = Annotated[
 HeadsOption = Annotated[int | None, typer.Option(help="Attention heads, for files that do not tell.", min=1)]
 ClassifierOption = Annotated[bool, typer.Option(help="Whether the head comes along, if there is one.")]
 PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Read a pickled file that you trust.")]
+BatchSizeOption = Annotated[int, typer.Option(help="Clips that go through the model at once.", min=1)]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(help="Processes that read videos; 0 for none. Default: one for each CPU but one, 4 at most.", min=0),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. Default: a GPU if there is one.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+
+
+def progress(total: int, unit: str = "video") -> tqdm:
+    """A bar on a terminal; for one file, or where nobody watches, it would be noise."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, disable=total == 1 or not sys.stderr.isatty())
 
 
 @contextmanager

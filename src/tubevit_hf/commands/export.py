@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from .common import OutOption, OverwriteOption, one_line_errors
-from .predict import list_videos
 
 
 if TYPE_CHECKING:
@@ -105,8 +104,9 @@ def read_clips(
     from tqdm import tqdm
 
     from ..export import Clip
+    from ..inference.reading import list_files
 
-    files = list_videos(str(folder))
+    files = list_files([str(folder)])
     classes = model.config.label2id or {}
     clips = []
     for file in tqdm(files, desc="reading", unit="video", disable=not sys.stderr.isatty()):

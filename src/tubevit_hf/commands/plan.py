@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from .common import one_line_errors
-from .predict import list_videos
 
 
 if TYPE_CHECKING:
@@ -34,12 +33,13 @@ def plan(
     """Tell what training by a recipe takes: operations, GPU hours, memory, decoding cores and storage. The rate is
     that of an H100 by default (989 TFLOP/s)."""
     with one_line_errors():
+        from ..inference.reading import list_files
         from ..training.planning import find_recipe, make_plan, measure_reading
 
         found = find_recipe(recipe)
         reading = None
         if videos is not None:
-            reading = measure_reading(found, [Path(video) for video in list_videos(str(videos))])
+            reading = measure_reading(found, [Path(video) for video in list_files([str(videos)])])
         first, *others = gpus or [8, 64]
         plans = {first: make_plan(recipe, first, teraflops, share, reading)}
         plans |= {number: replace(plans[first], num_gpus=number) for number in others}

@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from .common import quiet_loading
+from .common import BatchSizeOption, DeviceOption, WorkersOption, one_line_errors, progress
 
 
 if TYPE_CHECKING:
-    from transformers import Pipeline
+    from ..inference.prediction import Prediction
 
 
 def predict(
@@ -28,69 +30,128 @@ def predict(
         typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one."),
     ],
     top_k: Annotated[int, typer.Option(help="Labels to print for each video.", min=1)] = 5,
+    views: Annotated[
+        str, typer.Option(help="Clips in time x crops of each, whose scores are averaged, such as 4x3.")
+    ] = "1x1",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write, .jsonl or .csv. If it exists, videos in it are not classified again."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each video.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    batch_size: BatchSizeOption = 8,
+    workers: WorkersOption = None,
+    device: DeviceOption = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
     ] = False,
 ) -> None:
-    """Classify videos. A video that cannot be read is reported and passed over, and the exit code is then 1."""
-    from tqdm import tqdm
+    """Classify videos, on one machine or, by `accelerate launch -m tubevit_hf.cli predict`, on many. A video that
+    cannot be read is reported and passed over, and the exit code is then 1."""
+    formats = [name for name, wanted in {"json": as_json, "jsonl": as_jsonl, "csv": as_csv}.items() if wanted]
+    if len(formats) + (out is not None) > 1:
+        raise typer.BadParameter("choose one of --json, --jsonl, --csv and --out.")
+    with one_line_errors():
+        from accelerate import PartialState
 
-    files = [file for video in videos for file in list_videos(video)]
-    try:
-        with quiet_loading():
-            classify = load_pipeline(model, trust_remote_code)
-    except (ImportError, OSError, ValueError) as error:
-        raise typer.BadParameter(str(error).splitlines()[0], param_hint="--model") from error
+        from ..inference.identity import check_same
+        from ..inference.prediction import PredictionFile, predict_files
+        from ..inference.reading import list_files
+        from ..inference.running import load_model
 
-    results = []
-    # a bar for one file, or where nobody watches, would be noise
-    for file in tqdm(files, unit="video", disable=len(files) == 1 or not sys.stderr.isatty()):
+        files, seen_in = list_files(videos), parse_views(views)
+        file = None if out is None else PredictionFile(out, files)
+        state = PartialState()
+        if file is None and state.num_processes > 1:
+            raise ValueError(f"{state.num_processes} processes print to one place; give them a file by `--out`.")
         try:
-            results.append({"video": file, "predictions": classify(file, top_k=top_k)})
-        except ValueError as error:
-            tqdm.write(f"failed: {error}", file=sys.stderr)
-            results.append({"video": file, "error": str(error)})
+            loaded = load_model(model, device=device or state.device, trust_remote_code=trust_remote_code)
+        except (ImportError, OSError, ValueError) as error:
+            raise typer.BadParameter(str(error).splitlines()[0], param_hint="--model") from error
+        if file is not None:
+            made_with = {"weights": loaded.weights, "views": views, "top_k": top_k}
+            check_same(Path(f"{file.path}.made_with.json"), {**made_with, "processor": loaded.processor.to_dict()})
+            files = file.start()
 
-    if as_json:
-        print(json.dumps(results, indent=2))
-    else:
-        Console().print(prediction_table(results))
-    if any("error" in result for result in results):
+    predictions: Iterable[Prediction] = predict_files(
+        loaded, files, top_k=top_k, views=seen_in, batch_size=batch_size, num_workers=workers
+    )
+    if file is not None:
+        predictions = file.write(predictions)
+    watched = Watched(predictions, len(files))
+    try:
+        show(watched, "nothing" if file is not None else formats[0] if formats else "table")
+    except KeyboardInterrupt:
+        going_on = "" if out is None else f" {out} keeps them, and the same command goes on."
+        print(f"Stopped after {watched.done} of {len(files)}.{going_on}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if file is not None:
+        file.finish()
+    if watched.failed:
         raise typer.Exit(1)
 
 
-def load_pipeline(model: str, trust_remote_code: bool) -> Pipeline:
-    from transformers import pipeline
+class Watched:
+    """Predictions under a progress bar; failures are told as they come."""
 
-    # what `tubevit export` leaves in a folder
-    if not Path(model, "model_info.json").exists():
-        return pipeline("video-classification", model=model)
-    from ..export import exported_pipeline
+    def __init__(self, predictions: Iterable[Prediction], total: int):
+        self.predictions, self.total = predictions, total
+        self.done = self.failed = 0
 
-    return exported_pipeline(model, trust_remote_code)
-
-
-def list_videos(video: str) -> list[str]:
-    """The file itself, or all videos in a folder and the folders in it, sorted."""
-    from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
-
-    if not Path(video).is_dir():
-        return [video]
-    files = sorted(str(path) for path in Path(video).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
-        raise typer.BadParameter(
-            f"{video} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}.", param_hint="VIDEO_OR_FOLDER"
-        )
-    return files
+    def __iter__(self) -> Iterator[Prediction]:
+        with progress(self.total) as bar:
+            for prediction in self.predictions:
+                self.done += 1
+                if prediction.error is not None:
+                    self.failed += 1
+                    bar.write(f"failed: {prediction.error}", file=sys.stderr)
+                bar.update()
+                yield prediction
 
 
-def prediction_table(results: list[dict[str, Any]]) -> Table:
+def parse_views(views: str) -> tuple[int, int]:
+    """Raises a `ValueError` if the text is not two numbers above 0 with an x between them."""
+    found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", views)
+    if found is None:
+        raise ValueError(f"--views must be clips x crops, such as 4x3, got {views!r}.")
+    return int(found[1]), int(found[2])
+
+
+def show(predictions: Iterable[Prediction], format: str) -> None:
+    """Prints predictions as they come; a table at the end."""
+    from ..inference.prediction import csv_header, format_prediction
+
+    if format == "json":
+        print_list(predictions)
+    elif format == "table":
+        Console().print(prediction_table(predictions))
+    elif format == "nothing":
+        for _ in predictions:
+            pass
+    else:
+        print(csv_header() if format == "csv" else "", end="")
+        for prediction in predictions:
+            print(format_prediction(prediction, format), end="", flush=True)
+
+
+def print_list(predictions: Iterable[Prediction]) -> None:
+    """A JSON list that is whole also if it ends early."""
+    before = "["
+    try:
+        for prediction in predictions:
+            print(before, json.dumps(prediction.to_dict(), indent=2), sep="\n", end="", flush=True)
+            before = ","
+    finally:
+        print("[]" if before == "[" else "\n]")
+
+
+def prediction_table(predictions: Iterable[Prediction]) -> Table:
     table = Table("video", "label", "score")
-    for result in results:
-        for place, prediction in enumerate(result.get("predictions", [])):
-            table.add_row("" if place else result["video"], prediction["label"], f"{prediction['score']:.3f}")
-        if "error" in result:
-            table.add_row(result["video"], "failed", "")
+    for prediction in predictions:
+        for place, entry in enumerate(prediction.predictions or []):
+            table.add_row("" if place else prediction.video, entry["label"], f"{entry['score']:.3f}")
+        if prediction.error is not None:
+            table.add_row(prediction.video, "failed", "")
         table.add_section()
     return table

@@ -13,7 +13,7 @@ from transformers import BaseVideoProcessor
 from transformers.image_utils import pil_torch_interpolation_mapping
 from transformers.video_utils import VideoMetadata
 
-from ..model.video_decoding_tubevit import FrameTransform, VideoReader, VideoSource, read_video
+from ..model.video_decoding_tubevit import FrameTransform, VideoFileMetadata, VideoReader, VideoSource, read_video
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .splits import get_names, is_multi_label, path_of
 
@@ -231,9 +231,13 @@ class EvaluationViews:
         return self.num_clips * self.num_crops * (1 + self.mirror)
 
     def __call__(self, video: VideoSource) -> torch.Tensor:
+        return self.read(video)[0]
+
+    def read(self, video: VideoSource) -> tuple[torch.Tensor, VideoFileMetadata]:
+        """The views, and which frames they are of."""
         # crops are cut out of whole frames
         shrink = None if self.num_crops > 1 else get_shrink(self.processor)
-        frames, _ = read_video(video, self.sample_frames, transform=shrink)
+        frames, metadata = read_video(video, self.sample_frames, transform=shrink)
         views: list[torch.Tensor] = []
         for crop, arguments in self.crop(frames):
             pixel_values = process(self.processor, crop, **arguments)
@@ -241,7 +245,7 @@ class EvaluationViews:
             views += clips.unbind()
             if self.mirror:
                 views += clips.flip(-1).unbind()
-        return torch.stack(views)
+        return torch.stack(views), metadata
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from transformers.exporters import ExportedModel
 from transformers.modeling_outputs import ModelOutput
 
 from ..extras import of_extra
-from ..folders import check_folder, written_whole
+from ..folders import MODEL_INFO, check_folder, written_whole
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.image_processing_tubevit import TubeViTImageProcessor
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
@@ -26,7 +26,6 @@ from .quantization import Clip, Int8Report, compare_int8, make_quantizer, split_
 from .sizes import SizeRange
 
 
-INFO = "model_info.json"
 # what runs a graph, by runtime
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ("torch",)}
 # given videos that the graph is held against, beside noise of many sizes
@@ -66,20 +65,20 @@ class ModelInfo:
             "checks": [check.to_dict() for check in self.checks],
             "int8": None if self.int8 is None else self.int8.to_dict(),
         }
-        (folder / INFO).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (folder / MODEL_INFO).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "ModelInfo":
         """Raises an `ExportError` if the folder holds none, or none that can be read."""
         try:
-            values = json.loads((folder / INFO).read_text(encoding="utf-8"))
+            values = json.loads((folder / MODEL_INFO).read_text(encoding="utf-8"))
             values["sizes"] = SizeRange.from_dict(values["sizes"])
             values["checks"] = [Check(**check) for check in values["checks"]]
             values["int8"] = None if values["int8"] is None else Int8Report(**values["int8"])
             return cls(**values)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ExportError(
-                f"{folder}: its {INFO} cannot be read ({error}). `tubevit export` writes such folders."
+                f"{folder}: its {MODEL_INFO} cannot be read ({error}). `tubevit export` writes such folders."
             ) from error
 
 

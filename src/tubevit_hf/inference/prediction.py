@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model sees in many files, and files of it that a run which ended early goes on with."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import BaseVideoProcessor
+from transformers.utils import ModelOutput
+
+from ..data.clips import EvaluationViews
+from .reading import BySettings, ByViews, Load, read_files
+from .running import LoadedModel, Runner, count_workers
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in a file: labels with their scores, the highest first; or why it sees nothing."""
+
+    video: str
+    predictions: list[dict[str, Any]] | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.error is not None:
+            return {"video": self.video, "error": self.error}
+        return {"video": self.video, "predictions": self.predictions}
+
+
+def predict_files(
+    model: LoadedModel,
+    files: Sequence[str],
+    *,
+    top_k: int = 5,
+    views: tuple[int, int] = (1, 1),
+    batch_size: int = 8,
+    num_workers: int | None = None,
+) -> Iterator[Prediction]:
+    """Classifies files as Transformers' pipeline does, in order; files are read ahead beside the model.
+
+    Args:
+        model: as `load_model` gives it.
+        files: paths or URLs of videos or, if the model is an exported graph for images, of images.
+        top_k: labels of each file.
+        views: clips in time and crops of each, whose scores are averaged, see [`EvaluationViews`]; one of each is
+            what the processor makes of a video by its own settings.
+        batch_size: clips that go through the model at once.
+        num_workers: processes that read files; 0 reads in this one. By default one for each CPU but one, four at most.
+
+    Raises:
+        ValueError: `views` are asked of a model for images.
+    """
+    config = model.model.config
+    readings = read_files(files, make_load(model, views), count_workers() if num_workers is None else num_workers)
+    for reading, logits in Runner(model.model, read_logits, batch_size).run(readings):
+        if logits is None:
+            yield Prediction(reading.file, error=reading.error)
+        else:
+            scores = score(logits, config.problem_type).mean(dim=0)
+            best = scores.topk(min(top_k, len(scores)))
+            predictions = [
+                {"score": value, "label": config.id2label[label]}
+                for value, label in zip(best.values.tolist(), best.indices.tolist())
+            ]
+            yield Prediction(reading.file, predictions)
+
+
+def make_load(model: LoadedModel, views: tuple[int, int]) -> Load:
+    processor, num_frames = model.processor, model.model.config.num_frames
+    if views == (1, 1):
+        return BySettings(processor, num_frames)
+    if not isinstance(processor, BaseVideoProcessor):
+        raise ValueError("the model is for images, which have one view: leave out `views`.")
+    num_clips, num_crops = views
+    # transformers' processors have it as an attribute where it was set
+    fps = getattr(processor, "fps", None)
+    return ByViews(EvaluationViews(processor, num_frames, fps, num_clips, num_crops))
+
+
+def read_logits(output: ModelOutput) -> torch.Tensor:
+    return output.logits
+
+
+def score(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """As Transformers' pipelines: probabilities, of each label by itself if there may be several; values of a
+    regression as they are."""
+    if problem_type == "regression":
+        return logits
+    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)
+
+
+CSV_COLUMNS = ("video", "place", "label", "score", "error")
+FORMATS = ("jsonl", "csv")
+
+
+def csv_header() -> str:
+    return ",".join(CSV_COLUMNS) + "\n"
+
+
+def format_prediction(prediction: Prediction, format: str) -> str:
+    """As lines: of `"jsonl"` one a file, of `"csv"` one a label."""
+    if format == "jsonl":
+        return json.dumps(prediction.to_dict()) + "\n"
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    for place, entry in enumerate(prediction.predictions or [], start=1):
+        rows.writerow([prediction.video, place, entry["label"], entry["score"], ""])
+    if prediction.error is not None:
+        rows.writerow([prediction.video, "", "", "", prediction.error])
+    return text.getvalue()
+
+
+class PredictionFile:
+    """A file of predictions that grows, and that a later run goes on with, by one process or many.
+
+    Each process writes a file of its own, which the first puts together with the others: at the end or, if that never
+    came, when the next run begins.
+
+    Args:
+        path: its suffix tells the format, .jsonl or .csv.
+        files: that it shall hold, in that order.
+
+    Raises:
+        ValueError: the suffix is of no format.
+    """
+
+    def __init__(self, path: Path, files: Sequence[str]):
+        self.path, self.files, self.format = path, files, path.suffix.lower().removeprefix(".")
+        if self.format not in FORMATS:
+            raise ValueError(f"{path}: the name must end with .{' or .'.join(FORMATS)}, which tells the format.")
+        self.state = PartialState()
+
+    def start(self) -> list[str]:
+        """Puts together what earlier runs left, and gives this process' share of what is missing."""
+        if self.state.is_main_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                self.path.write_text(self.header)
+            if any(self.list_parts()) or not self.ends_whole():
+                self.merge()
+        self.state.wait_for_everyone()
+        done = {video for video, _ in self.read(self.path)}
+        missing = [file for file in self.files if file not in done]
+        return missing[self.state.process_index :: self.state.num_processes]
+
+    @property
+    def header(self) -> str:
+        return csv_header() if self.format == "csv" else ""
+
+    @property
+    def part(self) -> Path:
+        """What this process writes to: the file itself if it is alone."""
+        if self.state.num_processes == 1:
+            return self.path
+        return self.path.with_name(f"{self.path.name}.part-{self.state.process_index}")
+
+    def list_parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.name}.part-*"))
+
+    def ends_whole(self) -> bool:
+        data = self.path.read_bytes()
+        return data.endswith(b"\n") or not data
+
+    def write(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        with self.part.open("a", encoding="utf-8", newline="") as file:
+            for prediction in predictions:
+                # at once, so that what a process leaves that is killed are whole files
+                file.write(format_prediction(prediction, self.format))
+                file.flush()
+                yield prediction
+
+    def finish(self) -> None:
+        """Puts together what all processes wrote; to be called by each."""
+        self.state.wait_for_everyone()
+        if self.state.is_main_process and self.state.num_processes > 1:
+            self.merge()
+        self.state.wait_for_everyone()
+
+    def merge(self) -> None:
+        """Makes one file, in order; files that are no longer asked for come first."""
+        order = {file: number for number, file in enumerate(self.files)}
+        parts = self.list_parts()
+        found = {video: text for path in (self.path, *parts) for video, text in self.read(path)}
+        whole = self.path.with_name(f"{self.path.name}.part")
+        with whole.open("w", encoding="utf-8", newline="") as file:
+            file.write(self.header)
+            for video in sorted(found, key=lambda video: order.get(video, -1)):
+                file.write(found[video])
+        os.replace(whole, self.path)
+        for path in parts:
+            path.unlink()
+
+    def read(self, path: Path) -> Iterator[tuple[str, str]]:
+        """The videos in a file, each with its lines; the last one of a line that was not written to its end is left
+        out."""
+        text = path.read_text(encoding="utf-8")
+        text = text[: text.rfind("\n") + 1]
+        if self.format == "jsonl":
+            for line in text.splitlines(keepends=True):
+                yield json.loads(line)["video"], line
+            return
+        lines: dict[str, list[list[str]]] = {}
+        for row in csv.reader(io.StringIO(text)):
+            if tuple(row) != CSV_COLUMNS:
+                lines.setdefault(row[0], []).append(row)
+        for video, rows in lines.items():
+            joined = io.StringIO()
+            csv.writer(joined, lineterminator="\n").writerows(rows)
+            yield video, joined.getvalue()

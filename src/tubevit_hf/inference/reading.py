@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many files, decoded in worker processes beside the model and given in order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import BaseImageProcessor, BaseVideoProcessor
+from transformers.image_utils import load_image
+from transformers.video_utils import VideoMetadata
+
+from ..data.annotations import find_videos
+from ..data.clips import EvaluationViews
+from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
+
+
+@dataclass
+class Reading:
+    """What became of a file: the inputs of a model, or why there are none.
+
+    Args:
+        file: as it was asked for.
+        inputs: by name, a row a view.
+        seconds: when each clip begins and ends in the video, in seconds; empty where the file does not tell.
+        error: what went wrong, if anything.
+    """
+
+    file: str
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def num_views(self) -> int:
+        return len(self.inputs["pixel_values"]) if self.error is None else 0
+
+
+Load = Callable[[str], Reading]
+
+
+class BySettings:
+    """The clips that a processor makes of a file by its own settings, as Transformers' pipelines have it.
+
+    Args:
+        processor: of videos or, for a model of images, of images.
+        num_frames: of a clip.
+    """
+
+    def __init__(self, processor: BaseVideoProcessor | BaseImageProcessor, num_frames: int):
+        self.processor, self.num_frames = processor, num_frames
+
+    def __call__(self, file: str) -> Reading:
+        if isinstance(self.processor, BaseImageProcessor):
+            return Reading(file, dict(self.processor(load_image(file), return_tensors="pt")))
+        inputs = self.processor(
+            file, num_frames=self.num_frames, do_sample_frames=True, return_tensors="pt", return_metadata=True
+        )
+        (metadata,) = inputs.pop("video_metadata")
+        return Reading(file, dict(inputs), clip_seconds(metadata, len(inputs["pixel_values"])))
+
+
+class ByViews:
+    """Several views of a file, see [`EvaluationViews`]: of each crop its clips."""
+
+    def __init__(self, views: EvaluationViews):
+        self.views = views
+
+    def __call__(self, file: str) -> Reading:
+        pixel_values, metadata = self.views.read(file)
+        return Reading(file, {"pixel_values": pixel_values}, clip_seconds(metadata, self.views.num_clips))
+
+
+def clip_seconds(metadata: VideoMetadata, num_clips: int) -> list[tuple[float, float]]:
+    """Times of the first and the last frame of each clip, in seconds."""
+    try:
+        seconds = np.asarray(metadata.timestamps, dtype=float)
+    except ValueError:
+        # neither times nor a frame rate
+        return []
+    return [(float(clip.min()), float(clip.max())) for clip in np.array_split(seconds, num_clips)]
+
+
+class FilesToRead(Dataset[Reading]):
+    def __init__(self, files: Sequence[str], load: Load):
+        # one array: workers would copy a list of many strings bit by bit as they count references
+        self.files, self.load = np.array(files, dtype=np.str_), load
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Reading:
+        file = str(self.files[index])
+        try:
+            return self.load(file)
+        except (ValueError, OSError, LookupError) as error:
+            return Reading(file, error=str(error) or type(error).__name__)
+        except RuntimeError as error:
+            # of torch and its operators, which do not name the file
+            return Reading(file, error=f"{file}: {error}")
+
+
+def read_files(files: Sequence[str], load: Load, num_workers: int) -> Iterator[Reading]:
+    """Reads files in order, ahead of who takes them: each worker up to two.
+
+    Args:
+        files: paths or URLs.
+        load: what is made of a file.
+        num_workers: processes that read; 0 reads in this one.
+    """
+    if not files:
+        return
+    loader = DataLoader(
+        FilesToRead(files, load), batch_size=None, num_workers=num_workers, collate_fn=give, generator=torch.Generator()
+    )
+    yield from loader
+
+
+def give(reading: Reading) -> Reading:
+    return reading
+
+
+def list_files(videos: Sequence[str]) -> list[str]:
+    """Files and URLs as they are, and of each folder all videos in it and the folders in it, sorted.
+
+    Raises:
+        ValueError: a folder holds no videos.
+    """
+    files: list[str] = []
+    for video in videos:
+        found = [str(path) for path in find_videos(video)] if Path(video).is_dir() else [video]
+        if not found:
+            raise ValueError(f"{video} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}.")
+        files += found
+    return files
+
+
+def share_of(items: Sequence[Any], process_index: int, num_processes: int) -> Sequence[Any]:
+    """Every process takes another part; together they have each once."""
+    return items[process_index::num_processes]
