@@ -5,6 +5,7 @@ import typer
 
 from .commands.convert import convert
 from .commands.doctor import doctor
+from .commands.embed import embed
 from .commands.export import export
 from .commands.info import info
 from .commands.plan import plan
@@ -24,6 +25,7 @@ app.command()(info)
 app.command()(convert)
 app.command()(scale_up)
 app.command()(predict)
+app.command()(embed)
 app.command()(export)
 app.command()(plan)
 app.command()(doctor)

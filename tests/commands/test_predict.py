@@ -34,7 +34,7 @@ def in_one_line(text: str) -> str:
 
 
 def test_json(checkpoint, folder):
-    result = predict(folder, "--model", checkpoint, "--top-k", 3, "--json")
+    result = predict(folder, "--model", checkpoint, "--top-k", 3, "--json", "--batch-size", 1)
     assert result.exit_code == 0
     classify = pipeline("video-classification", model=str(checkpoint))
     expected = [str(folder / "a.mp4"), str(folder / "more" / "B.MP4")]

@@ -53,16 +53,14 @@ def predict(
     if len(formats) + (out is not None) > 1:
         raise typer.BadParameter("choose one of --json, --jsonl, --csv and --out.")
     with one_line_errors():
-        from accelerate import PartialState
-
         from ..inference.identity import check_same
         from ..inference.prediction import PredictionFile, predict_files
         from ..inference.reading import list_files
-        from ..inference.running import load_model
+        from ..inference.running import get_processes, load_model
 
         files, seen_in = list_files(videos), parse_views(views)
         file = None if out is None else PredictionFile(out, files)
-        state = PartialState()
+        state = get_processes()
         if file is None and state.num_processes > 1:
             raise ValueError(f"{state.num_processes} processes print to one place; give them a file by `--out`.")
         try:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import BaseVideoProcessor
 from transformers.utils import ModelOutput
 
 from ..data.clips import EvaluationViews
 from .reading import BySettings, ByViews, Load, read_files
-from .running import LoadedModel, Runner, count_workers
+from .running import LoadedModel, Runner, count_workers, get_processes
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class PredictionFile:
         self.path, self.files, self.format = path, files, path.suffix.lower().removeprefix(".")
         if self.format not in FORMATS:
             raise ValueError(f"{path}: the name must end with .{' or .'.join(FORMATS)}, which tells the format.")
-        self.state = PartialState()
+        self.state = get_processes()
 
     def start(self) -> list[str]:
         """Puts together what earlier runs left, and gives this process' share of what is missing."""

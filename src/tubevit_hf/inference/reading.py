@@ -54,7 +54,7 @@ class BySettings:
         self.processor, self.num_frames = processor, num_frames
 
     def __call__(self, file: str) -> Reading:
-        if isinstance(self.processor, BaseImageProcessor):
+        if not isinstance(self.processor, BaseVideoProcessor):
             return Reading(file, dict(self.processor(load_image(file), return_tensors="pt")))
         inputs = self.processor(
             file, num_frames=self.num_frames, do_sample_frames=True, return_tensors="pt", return_metadata=True

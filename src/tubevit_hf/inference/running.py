@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import PartialState
 from transformers import (
     AutoImageProcessor,
     AutoModelForVideoClassification,
@@ -140,3 +141,9 @@ def fits(waiting: list[Reading], reading: Reading) -> bool:
 def count_workers() -> int:
     """Processes that read files by default: one for each CPU beside that of the model, from one to four."""
     return max(1, min(4, torch.get_num_threads() - 1))
+
+
+def get_processes() -> PartialState:
+    """Which of how many processes this is, as `accelerate launch` started them, and its device."""
+    # by itself Accelerate takes several processes on CPUs for one each
+    return PartialState(cpu=not torch.accelerator.is_available())

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tubevit embed`: features of the videos in a folder, to files."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import BatchSizeOption, DeviceOption, OutOption, WorkersOption, one_line_errors, progress
+
+
+def embed(
+    folder: Annotated[Path, typer.Argument(help="Folder of videos; names of folders in it are labels.")],
+    model: Annotated[str, typer.Option(help="Folder or repo id of a model.")],
+    out: OutOption,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Write all tokens of the last layer instead of pooled features.")
+    ] = False,
+    clips: Annotated[int, typer.Option(help="Clips of each video, a row each.", min=1)] = 1,
+    batch_size: BatchSizeOption = 8,
+    shard_size: Annotated[int, typer.Option(help="Videos of a shard.", min=1)] = 64,
+    workers: WorkersOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Write features of videos to a folder that `datasets.load_from_disk` opens. If it exists, only what is missing is
+    read: after a run that was stopped, or when videos have been added. `accelerate launch -m tubevit_hf.cli embed`
+    shares the work out. A video that cannot be read is reported and passed over, and the exit code is then 1."""
+    with one_line_errors():
+        from transformers import AutoModel
+
+        from ..inference.embedding import Embedding
+        from ..inference.running import get_processes, load_model
+
+        loaded = load_model(model, auto=AutoModel, device=device or get_processes().device)
+        embedding = Embedding(
+            loaded,
+            folder,
+            out,
+            name=model,
+            tokens=tokens,
+            num_clips=clips,
+            batch_size=batch_size,
+            shard_size=shard_size,
+        )
+    failed = done = 0
+    total = sum(len(embedding.shards[number]) for number in embedding.missing)
+    try:
+        with progress(total) as bar:
+            for reading in embedding.run(workers):
+                done += 1
+                if reading.error is not None:
+                    failed += 1
+                    bar.write(f"failed: {reading.error}", file=sys.stderr)
+                bar.update()
+    except KeyboardInterrupt:
+        print(f"Stopped after {done} of {total}. {out} keeps what is whole: the same command goes on.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"{out}: {done - failed} video(s) read, {sum(map(len, embedding.shards))} in all.")
+    if failed:
+        raise typer.Exit(1)
