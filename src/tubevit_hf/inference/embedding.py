@@ -106,9 +106,15 @@ class Embedding:
         path = self.out / PLAN
         shards: list[dict[str, int]] = read_json(path) if path.exists() else []
         sizes = {file: (self.folder / file).stat().st_size for file in files}
+        was_complete = all(map(self.is_written, range(len(shards))))
+        # of the last shard, if it was tried before and nothing could be read
+        while was_complete and shards and not self.shard_path(len(shards) - 1).exists():
+            shards.pop()
+            self.failed_path(len(shards)).unlink()
         known: dict[str, int] = {}
         for number, shard in enumerate(shards):
-            failed = read_json(self.failed_path(number)) if self.is_written(number) else {}
+            # a run that was stopped goes on as if it had not been
+            failed = read_json(self.failed_path(number)) if was_complete else {}
             known |= {file: size for file, size in shard.items() if file not in failed}
         changed = [file for file in files if known.get(file, sizes[file]) != sizes[file]]
         if changed:
