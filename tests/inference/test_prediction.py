@@ -60,7 +60,9 @@ def test_answers_of_the_pipeline_in_order(loaded, video_folder, expected, batch_
 
 def test_views_are_averaged(loaded, video_folder):
     files = [str(path) for path in find_videos(video_folder) if path.name != "1.mp4"]
-    views = EvaluationViews(TubeViTVideoProcessor(**loaded.processor.to_dict()), num_frames=7, num_clips=2, num_crops=3)
+    views = EvaluationViews(
+        TubeViTVideoProcessor(**loaded.processor.to_dict()), num_frames=7, num_clips=2, num_crops=3
+    )
     predictions = list(predict_files(loaded, files, views=(2, 3), batch_size=4, num_workers=0))
     for file, prediction in zip(files, predictions, strict=True):
         scores = predict_views(loaded.model, views(file)[None])[0]

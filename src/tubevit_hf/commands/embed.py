@@ -54,7 +54,9 @@ def embed(
                     bar.write(f"failed: {reading.error}", file=sys.stderr)
                 bar.update()
     except KeyboardInterrupt:
-        print(f"Stopped after {done} of {total}. {out} keeps what is whole: the same command goes on.", file=sys.stderr)
+        print(
+            f"Stopped after {done} of {total}. {out} keeps what is whole: the same command goes on.", file=sys.stderr
+        )
         raise typer.Exit(130) from None
     print(f"{out}: {done - failed} video(s) read, {sum(map(len, embedding.shards))} in all.")
     if failed:

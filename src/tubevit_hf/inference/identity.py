@@ -49,7 +49,9 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise OutputMismatch(f"{path}: it is no JSON, so what made the output is not known. Choose another.") from error
+        raise OutputMismatch(
+            f"{path}: it is no JSON, so what made the output is not known. Choose another."
+        ) from error
     differences = [
         f"{name} is {shorten(found.get(name))}, now {shorten(settings.get(name))}"
         for name in sorted({*found, *settings})

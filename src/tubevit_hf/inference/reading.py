@@ -114,7 +114,11 @@ def read_files(files: Sequence[str], load: Load, num_workers: int) -> Iterator[R
     if not files:
         return
     loader = DataLoader(
-        FilesToRead(files, load), batch_size=None, num_workers=num_workers, collate_fn=give, generator=torch.Generator()
+        FilesToRead(files, load),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=give,
+        generator=torch.Generator(),
     )
     yield from loader
 

@@ -106,8 +106,7 @@ class Runner:
             return [(Reading(reading.file, error=f"{reading.file}: {error}"), None)]
         results = iter(outputs)
         return [
-            (replace(reading, inputs={}), None if reading.error is not None else next(results))
-            for reading in readings
+            (replace(reading, inputs={}), None if reading.error is not None else next(results)) for reading in readings
         ]
 
     @torch.inference_mode()
