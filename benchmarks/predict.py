@@ -4,10 +4,10 @@
     python benchmarks/predict.py
     python benchmarks/predict.py --videos FOLDER --workers 8
 
-1. Small models over the same files, three ways that take turns: only reading them, by worker processes; only computing,
-   on clips that are in memory; and `predict_files`, where both run beside each other. On a CPU each worker has a core
-   and the model the others, in all three, so that what is measured is what one waits for the other. Ratio: the time of
-   `predict_files` by that of the slower part, in each round.
+1. Small models over the same files, three ways that take turns: only reading them, by worker processes; only
+   computing, on clips that are in memory; and `predict_files`, where both run beside each other. On a CPU each worker
+   has a core and the model the others, in all three, so that what is measured is what one waits for the other. Ratio:
+   the time of `predict_files` by that of the slower part, in each round.
 2. The memory of the command's process, and of its worker, after 1,000 and after 10,000 files (links to the same few).
 """
 
@@ -25,8 +25,8 @@ from transformers import set_seed
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor
 from tubevit_hf.data.moving_digits import write_video
-from tubevit_hf.inference.prediction import make_load, predict_files, read_logits
-from tubevit_hf.inference.reading import list_files, read_files
+from tubevit_hf.inference.prediction import predict_files, read_logits
+from tubevit_hf.inference.reading import list_files, make_load, read_files
 from tubevit_hf.inference.running import LoadedModel, Runner
 
 
@@ -83,7 +83,7 @@ def time_case(size: str, files: list[str], workers: int, device: torch.device, r
     loaded = build(size, device)
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() - workers))
-    load = make_load(loaded, (1, 1))
+    load = make_load(loaded.processor, loaded.model.config.num_frames, (1, 1))
     known = {file: load(file) for file in dict.fromkeys(files)}
     runner = Runner(loaded.model, read_logits)
 

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. D
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
 
 
-def progress(total: int, unit: str = "video") -> tqdm:
+def progress(total: int, unit: str = "video") -> tqdm[Any]:
     """A bar on a terminal; for one file, or where nobody watches, it would be noise."""
     from tqdm import tqdm
 

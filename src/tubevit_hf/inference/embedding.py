@@ -16,9 +16,8 @@ from transformers import BaseVideoProcessor
 from transformers.utils import ModelOutput, logging
 
 from ..data.annotations import find_videos
-from ..data.clips import EvaluationViews
 from .identity import check_same
-from .reading import BySettings, ByViews, Load, Reading, read_files
+from .reading import Reading, make_load, read_files
 from .running import LoadedModel, Runner, count_workers, get_processes
 
 
@@ -152,7 +151,8 @@ class Embedding:
         """
         numbers = self.missing
         files = [str(self.folder / file) for number in numbers for file in self.shards[number]]
-        readings = read_files(files, self.make_load(), count_workers() if num_workers is None else num_workers)
+        load = make_load(self.model.processor, self.model.model.config.num_frames, (self.num_clips, 1))
+        readings = read_files(files, load, count_workers() if num_workers is None else num_workers)
         for number in numbers:
             yield from self.write_shard(number, readings)
             if self.state.is_main_process:
@@ -161,12 +161,6 @@ class Embedding:
         if self.state.is_main_process:
             self.publish()
         self.state.wait_for_everyone()
-
-    def make_load(self) -> Load:
-        processor, num_frames = self.model.processor, self.model.model.config.num_frames
-        if self.num_clips == 1:
-            return BySettings(processor, num_frames)
-        return ByViews(EvaluationViews(processor, num_frames, getattr(processor, "fps", None), self.num_clips))
 
     def write_shard(self, number: int, readings: Iterator[Reading]) -> Iterator[Reading]:
         """Takes the readings of a shard; batches do not go beyond it, so that it is the same in every run."""
@@ -202,7 +196,7 @@ class Embedding:
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": digest.hexdigest()[:16],
             "_format_columns": None,
-            "_format_kwargs": {},
+            "_format_kwargs": dict[str, Any](),
             "_format_type": None,
             "_output_all_columns": False,
             "_split": None,
@@ -236,11 +230,11 @@ class Embedding:
 
 
 def read_features(output: ModelOutput) -> torch.Tensor:
-    return output.pooler_output
+    return output["pooler_output"]
 
 
 def read_tokens(output: ModelOutput) -> torch.Tensor:
-    return output.last_hidden_state
+    return output["last_hidden_state"]
 
 
 def read_json(path: Path) -> Any:

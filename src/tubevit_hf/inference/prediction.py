@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BaseVideoProcessor
 from transformers.utils import ModelOutput
 
-from ..data.clips import EvaluationViews
-from .reading import BySettings, ByViews, Load, read_files
+from .reading import make_load, read_files
 from .running import LoadedModel, Runner, count_workers, get_processes
 
 
@@ -57,7 +55,11 @@ def predict_files(
         ValueError: `views` are asked of a model for images.
     """
     config = model.model.config
-    readings = read_files(files, make_load(model, views), count_workers() if num_workers is None else num_workers)
+    readings = read_files(
+        files,
+        make_load(model.processor, config.num_frames, views),
+        count_workers() if num_workers is None else num_workers,
+    )
     for reading, logits in Runner(model.model, read_logits, batch_size).run(readings):
         if logits is None:
             yield Prediction(reading.file, error=reading.error)
@@ -71,20 +73,8 @@ def predict_files(
             yield Prediction(reading.file, predictions)
 
 
-def make_load(model: LoadedModel, views: tuple[int, int]) -> Load:
-    processor, num_frames = model.processor, model.model.config.num_frames
-    if views == (1, 1):
-        return BySettings(processor, num_frames)
-    if not isinstance(processor, BaseVideoProcessor):
-        raise ValueError("the model is for images, which have one view: leave out `views`.")
-    num_clips, num_crops = views
-    # transformers' processors have it as an attribute where it was set
-    fps = getattr(processor, "fps", None)
-    return ByViews(EvaluationViews(processor, num_frames, fps, num_clips, num_crops))
-
-
 def read_logits(output: ModelOutput) -> torch.Tensor:
-    return output.logits
+    return output["logits"]
 
 
 def score(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:

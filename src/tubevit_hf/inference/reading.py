@@ -4,7 +4,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +39,7 @@ class Reading:
 
 
 Load = Callable[[str], Reading]
+Processor = BaseVideoProcessor | BaseImageProcessor
 
 
 class BySettings:
@@ -50,7 +50,7 @@ class BySettings:
         num_frames: of a clip.
     """
 
-    def __init__(self, processor: BaseVideoProcessor | BaseImageProcessor, num_frames: int):
+    def __init__(self, processor: Processor, num_frames: int):
         self.processor, self.num_frames = processor, num_frames
 
     def __call__(self, file: str) -> Reading:
@@ -72,6 +72,25 @@ class ByViews:
     def __call__(self, file: str) -> Reading:
         pixel_values, metadata = self.views.read(file)
         return Reading(file, {"pixel_values": pixel_values}, clip_seconds(metadata, self.views.num_clips))
+
+
+def make_load(processor: Processor, num_frames: int, views: tuple[int, int]) -> Load:
+    """How a file is read.
+
+    Args:
+        processor: of the model.
+        num_frames: of a clip.
+        views: clips in time and crops of each; with one of each the processor's own settings hold.
+
+    Raises:
+        ValueError: several views are asked of a model for images.
+    """
+    if views == (1, 1):
+        return BySettings(processor, num_frames)
+    if not isinstance(processor, BaseVideoProcessor):
+        raise ValueError(f"the model is for images, which have one view: {views[0]}x{views[1]} cannot be had.")
+    # transformers' processors have it as an attribute where it was set
+    return ByViews(EvaluationViews(processor, num_frames, getattr(processor, "fps", None), *views))
 
 
 def clip_seconds(metadata: VideoMetadata, num_clips: int) -> list[tuple[float, float]]:
@@ -113,18 +132,10 @@ def read_files(files: Sequence[str], load: Load, num_workers: int) -> Iterator[R
     """
     if not files:
         return
-    loader = DataLoader(
-        FilesToRead(files, load),
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=give,
-        generator=torch.Generator(),
+    # a generator of its own leaves the global one as it is
+    yield from DataLoader(
+        FilesToRead(files, load), batch_size=None, num_workers=num_workers, generator=torch.Generator()
     )
-    yield from loader
-
-
-def give(reading: Reading) -> Reading:
-    return reading
 
 
 def list_files(videos: Sequence[str]) -> list[str]:
@@ -140,8 +151,3 @@ def list_files(videos: Sequence[str]) -> list[str]:
             raise ValueError(f"{video} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}.")
         files += found
     return files
-
-
-def share_of(items: Sequence[Any], process_index: int, num_processes: int) -> Sequence[Any]:
-    """Every process takes another part; together they have each once."""
-    return items[process_index::num_processes]

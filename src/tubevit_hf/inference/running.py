@@ -8,21 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForVideoClassification,
-    AutoVideoProcessor,
-    BaseImageProcessor,
-    BaseVideoProcessor,
-)
+from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.utils import ModelOutput
 
 from ..folders import MODEL_INFO
 from .identity import hash_files, hash_weights
-from .reading import Reading
+from .reading import Processor, Reading
 
 
-Processor = BaseVideoProcessor | BaseImageProcessor
 # what is read of a model's output: `(batch, ...)`
 ReadOutput = Callable[[ModelOutput], torch.Tensor]
 
@@ -30,7 +23,7 @@ ReadOutput = Callable[[ModelOutput], torch.Tensor]
 class LoadedModel(NamedTuple):
     """A model, or an exported graph that is called as one; what it expects; and a hash of its weights."""
 
-    model: Callable[..., ModelOutput]
+    model: Any
     processor: Processor
     weights: str
 
@@ -39,7 +32,7 @@ def load_model(
     name: str,
     *,
     auto: type = AutoModelForVideoClassification,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """A model from a folder, the Hub, or what `export_model` wrote.
@@ -47,7 +40,7 @@ def load_model(
     Args:
         name: folder or repo id.
         auto: which class of Transformers loads a checkpoint.
-        device: of a checkpoint; exported graphs run on the CPU.
+        device: of a checkpoint, `None` for where it is; exported graphs run on the CPU.
         trust_remote_code: whether an exported graph of PyTorch, which is a pickle, is opened.
 
     Raises:
