@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A TubeViT as MTEB's tasks of videos and images take it: `mteb.evaluate(TubeViTEncoder("org/name"), tasks)`.
 
-What MTEB makes of a `SentenceTransformer` by itself takes text only where the model is a local one, and decodes all
-frames of a video; here the video processor asks its decoder for those that it wants.
+A `SentenceTransformer` alone is a model of text to MTEB (2.26), whatever it takes, and would be given all frames of a
+video, decoded; here the video processor asks the video's decoder for those that it wants.
 """
 
 from typing import Any
