@@ -15,7 +15,7 @@ from transformers.video_utils import VideoMetadata
 
 from ..model.video_decoding_tubevit import FrameTransform, VideoFileMetadata, VideoReader, VideoSource, read_video
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
-from .splits import get_names, is_multi_label, path_of
+from .splits import get_names, is_multi_label, not_decoded, path_of
 
 
 # of frames that are held for several clips of a video
@@ -29,7 +29,8 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     number of workers and processes, and a run that is taken up again sees what it would have seen.
 
     Args:
-        rows: with the columns `video`, a path, and `label`, as [`read_annotations`] and [`load_folder`] give them.
+        rows: with the columns `video`, a path or a `Video` of Datasets, and `label`, as [`read_annotations`] and
+            [`load_folder`] give them.
         load: a [`TrainingClip`] or [`EvaluationViews`].
         seed: of what is random.
         name: which head of a [`TubeViTForJointClassification`] classifies it.
@@ -46,7 +47,8 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     ):
         if copies is not None and copies < 1:
             raise ValueError(f"`copies` must be at least 1, got {copies}.")
-        self.rows, self.load, self.seed, self.name, self.copies = rows, load, seed, name, copies
+        self.rows = not_decoded(rows)
+        self.load, self.seed, self.name, self.copies = load, seed, name, copies
         self.num_labels = len(get_names(rows)) if is_multi_label(rows) else None
         # in shared memory, where workers that outlive an epoch see it
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()

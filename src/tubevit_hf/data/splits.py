@@ -100,14 +100,20 @@ def check_splits(splits: DatasetDict, name: str) -> DatasetDict:
             if column not in splits[split].features:
                 has = ", ".join(splits[split].features)
                 raise AnnotationError(f"{name}: its split {split!r} has no column {column!r}, only {has}.")
-        if isinstance(splits[split].features["video"], Video):
-            splits[split] = splits[split].cast_column("video", Video(decode=False))
+        splits[split] = not_decoded(splits[split])
     if len({is_multi_label(splits[split]) for split in SPLITS}) > 1:
         raise AnnotationError(f"{name}: the videos of one split have a label each, those of the other several.")
     check_names(name, *(get_names(splits[split]) for split in SPLITS))
     for split in SPLITS:
         check_labels(f"{name}, {split}", splits[split])
     return DatasetDict((split, splits[split]) for split in SPLITS)
+
+
+def not_decoded(rows: Dataset) -> Dataset:
+    """Rows whose videos are files, where Datasets would give TorchCodec's decoders, which need an FFmpeg of their
+    own."""
+    is_decoded = isinstance(rows.features["video"], Video) and rows.features["video"].decode
+    return rows.cast_column("video", Video(decode=False)) if is_decoded else rows
 
 
 def check_names(name: str, train: list[str], validation: list[str]) -> None:

@@ -52,8 +52,10 @@ SHRINK = 3
 
 # the frames of a video as files
 Pictures = Sequence[str | os.PathLike[str]]
+# what a `Video` column of Datasets gives that is not decoded: "path" and "bytes", one of which may be `None`
+Row = dict[str, str | bytes | None]
 # what can be processed, one or many
-Videos = VideoInput | VideoSource | Sequence[VideoSource] | Sequence[Pictures]
+Videos = VideoInput | VideoSource | Row | Sequence[VideoSource | Row] | Sequence[Pictures]
 # chooses the frames of a video by number
 SampleFrames = Callable[[VideoMetadata], np.ndarray]
 ProcessorT = TypeVar("ProcessorT", bound="TubeViTVideoProcessor")
@@ -84,8 +86,9 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
     values to [-1, 1], and returns `pixel_values` `(batch, num_frames, channels, height, width)`.
 
     A video is a file (path, http(s) URL, bytes or file object; decoded with PyAV), a list of image files, a list of
-    PIL images, or an array of 4 dimensions with values from 0 to 255. A list of them is a batch, whose videos may
-    differ in size and length.
+    PIL images, or an array of 4 dimensions with values from 0 to 255; also what a `Video` column of Datasets gives:
+    `{"path": ..., "bytes": ...}`, or a decoder of TorchCodec, which then decodes. A list of them is a batch, whose
+    videos may differ in size and length.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -237,18 +240,23 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         do_sample_frames: bool | None = None,
         sample_indices_fn: SampleFrames | None = None,
     ):
-        if is_source(videos):
-            videos = [videos]
-        if isinstance(videos, (list, tuple)):
-            sources = [video for video in videos if is_source(video)]
-            if len(sources) == len(videos):
-                if not videos:
-                    raise ValueError("`videos` is an empty list; at least one video is needed.")
+        is_one = is_source(videos) or is_row(videos) or is_decoder(videos)
+        given: Any = [videos] if is_one else videos
+        if isinstance(given, (list, tuple)):
+            batch = [source_of(video) if is_row(video) else video for video in given]
+            if not batch:
+                raise ValueError("`videos` is an empty list; at least one video is needed.")
+            sources = [video for video in batch if is_source(video)]
+            if len(sources) == len(batch):
                 return self.fetch_videos(sources, sample_indices_fn)
-            if sources:
-                raise ValueError("`videos` has files beside arrays or images; process them in separate calls.")
-            pictures = [video for video in videos if is_list_of_pictures(video)]
-            if len(pictures) == len(videos):
+            decoders = [video for video in batch if is_decoder(video)]
+            if len(decoders) == len(batch):
+                return read_decoders(decoders, sample_indices_fn)
+            if sources or decoders:
+                kind = "files" if sources else "decoders"
+                raise ValueError(f"`videos` has {kind} beside arrays or others; process them in separate calls.")
+            pictures = [video for video in batch if is_list_of_pictures(video)]
+            if len(pictures) == len(batch):
                 return self.load_pictures(pictures, video_metadata, sample_indices_fn)
         # pyrefly: ignore[bad-argument-type]  transformers' types leave out `None`, which it passes here itself
         return super()._decode_and_sample_videos(to_rgb(videos), video_metadata, do_sample_frames, sample_indices_fn)
@@ -331,6 +339,45 @@ def check_number_of_frames(num_frames: int | None, num_clips: int | None) -> Non
 def is_source(video: object) -> TypeGuard[VideoSource]:
     """Whether it is a file to decode: a path, a URL, bytes or a file object."""
     return isinstance(video, (str, os.PathLike, bytes)) or hasattr(video, "read")
+
+
+def is_row(video: object) -> TypeGuard[Row]:
+    return isinstance(video, dict) and {"path", "bytes"} == set(video)
+
+
+def source_of(row: Row) -> str | bytes:
+    source = row["path"] if row["bytes"] is None else row["bytes"]
+    if source is None:
+        raise ValueError("A video of `videos` has neither a path nor bytes.")
+    return source
+
+
+def is_decoder(video: object) -> bool:
+    """Whether it is a `torchcodec.decoders.VideoDecoder`, which a `Video` column of Datasets gives."""
+    return hasattr(video, "get_frames_at")
+
+
+def read_decoders(
+    decoders: list[Any], sample_indices_fn: SampleFrames | None = None
+) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
+    """Has decoders decode the sampled frames: `(num_frames, 3, height, width)` each, uint8, or as they say."""
+    videos: list[torch.Tensor] = []
+    metadata: list[VideoMetadata] = []
+    for decoder in decoders:
+        known = decoder.metadata
+        entry = VideoMetadata(
+            total_num_frames=known.num_frames,
+            fps=known.average_fps,
+            width=known.width,
+            height=known.height,
+            duration=known.duration_seconds,
+            video_backend="torchcodec",
+        )
+        chosen = range(known.num_frames) if sample_indices_fn is None else sample_indices_fn(entry)
+        entry.frames_indices = [int(index) for index in chosen]
+        videos.append(decoder.get_frames_at(entry.frames_indices).data)
+        metadata.append(entry)
+    return videos, metadata
 
 
 def is_list_of_pictures(video: object) -> TypeGuard[Pictures]:
