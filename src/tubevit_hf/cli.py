@@ -10,7 +10,9 @@ from .commands.export import export
 from .commands.info import info
 from .commands.plan import plan
 from .commands.predict import predict
+from .commands.probe import probe
 from .commands.scale_up import scale_up
+from .commands.search import search
 
 
 app = typer.Typer(name="tubevit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -26,6 +28,8 @@ app.command()(convert)
 app.command()(scale_up)
 app.command()(predict)
 app.command()(embed)
+app.command()(probe)
+app.command()(search)
 app.command()(export)
 app.command()(plan)
 app.command()(doctor)

@@ -29,7 +29,10 @@ def test_help_imports_no_heavy_library(arguments):
 
 
 def test_commands():
-    assert COMMANDS == ["info", "convert", "scale-up", "predict", "export", "plan", "doctor"]
+    assert COMMANDS == [
+        *("info", "convert", "scale-up", "predict", "embed", "probe", "search"),
+        *("timeline", "export", "plan", "doctor"),
+    ]
 
 
 @pytest.mark.parametrize("order", ["tubevit_hf, transformers", "transformers, tubevit_hf"])
