@@ -114,6 +114,17 @@ class DataArguments:
     fps: float | None = field(
         default=None, metadata={"help": "Frames a second. Default: a clip has frames from all of the video."}
     )
+    short_clips: str = field(
+        default="repeat",
+        metadata={
+            "help": "What to do with a video of fewer frames than a clip: repeat them, or pad the clips of a batch to "
+            "the longest, which a TubeViT does not see.",
+            "choices": ["repeat", "pad"],
+        },
+    )
+    pack: bool = field(
+        default=False, metadata={"help": "Train on clips of different lengths in one row of tokens, without padding."}
+    )
     random_crop: bool = field(default=False, metadata={"help": "Cut out a random region of a training clip."})
     horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every other training clip at random."})
     time_scale: float = field(
@@ -246,6 +257,7 @@ def build_trainer(
         rand_augment=data_args.rand_augment,
         time_scale=data_args.time_scale,
         color_jitter=data_args.color_jitter,
+        short_clips=data_args.short_clips,
     )
     views = make_views(processor, data_args)
     dataset = {split: drop_unreadable(rows, split) for split, rows in load_splits(data_args).items()}
@@ -292,6 +304,7 @@ def build_trainer(
         eval_dataset=ClipDataset(dataset["validation"], views),
         processing_class=processor,
         mixup=data_args.mixup,
+        pack=data_args.pack,
     )
 
 
@@ -303,6 +316,7 @@ def make_views(processor: BaseVideoProcessor, data_args: DataArguments) -> Evalu
         num_clips=data_args.eval_clips,
         num_crops=data_args.eval_crops,
         mirror=data_args.eval_mirror,
+        short_clips=data_args.short_clips,
     )
 
 
@@ -310,6 +324,8 @@ def fit_small(model_args: ModelArguments, data_args: DataArguments, training_arg
     """The recipe for few videos: a classifier on frozen layers, in closed form."""
     if model_args.model_name_or_path is None:
         stop("--recipe small begins with --model_name_or_path, a TubeViT that `tubevit convert` made of an image ViT")
+    if data_args.short_clips == "pad" or data_args.pack:
+        stop("--recipe small keeps what frozen layers give of clips of one length: leave out --short_clips and --pack")
     recipe = replace(
         FEW_VIDEOS,
         num_frames=data_args.num_frames,

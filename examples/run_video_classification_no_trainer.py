@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import send_to_device
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -51,12 +52,22 @@ class Arguments:
     learning_rate: float = field(default=1e-4, metadata={"help": "The highest; cosine schedule after a warm-up."})
     weight_decay: float = field(default=0.05, metadata={"help": "Of AdamW."})
     seed: int = field(default=42, metadata={"help": "Of the order of videos and of what is new in the model."})
+    short_clips: str = field(
+        default="repeat",
+        metadata={
+            "help": "What to do with a video of fewer frames than a clip: repeat them, or pad the clips of a batch to "
+            "the longest, which a TubeViT does not see.",
+            "choices": ["repeat", "pad"],
+        },
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Leave the GPU alone."})
 
 
 def main() -> None:
     [args] = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    accelerator = Accelerator(cpu=args.use_cpu)
+    # clips may be too short for some of the tubes
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=args.short_clips == "pad")
+    accelerator = Accelerator(cpu=args.use_cpu, kwargs_handlers=[parallel])
     set_seed(args.seed)
     output = Path(args.output_dir)
 
@@ -72,8 +83,9 @@ def main() -> None:
     )
     config, num_frames = model.config, model.config.num_frames
     processor = AutoVideoProcessor.from_pretrained(args.model_name_or_path, num_frames=num_frames)
-    clips = ClipDataset(videos["train"], TrainingClip(processor, num_frames), args.seed)
-    views = ClipDataset(videos["validation"], EvaluationViews(processor, num_frames))
+    clip = TrainingClip(processor, num_frames, short_clips=args.short_clips)
+    clips = ClipDataset(videos["train"], clip, args.seed)
+    views = ClipDataset(videos["validation"], EvaluationViews(processor, num_frames, short_clips=args.short_clips))
     batches = ShuffledBatches(
         len(clips), args.per_device_train_batch_size, args.seed, accelerator.process_index, accelerator.num_processes
     )
@@ -97,9 +109,11 @@ def main() -> None:
         batches.set_epoch(epoch)
         model.train()
         for batch in tqdm(train_loader, desc=f"Epoch {epoch + 1}", disable=not show_progress(accelerator)):
-            labels = batch["labels"].to(accelerator.device)
+            batch = send_to_device(batch, accelerator.device)
+            labels, pixel_values = batch.pop("labels"), batch.pop("pixel_values")
             with accelerator.autocast():
-                logits = model(batch["pixel_values"].to(accelerator.device)).logits
+                # a `frame_mask`, where clips are padded
+                logits = model(pixel_values, **batch).logits
             # a sum over the size of a full batch: in a smaller one a clip weighs the same
             loss = cross_entropy(logits.float(), labels, reduction="sum") / args.per_device_train_batch_size
             if not loss.isfinite():
@@ -114,8 +128,9 @@ def main() -> None:
         model.eval()
         accuracy = TopKAccuracy(1)
         for batch in eval_loader:
-            scores = predict_views(model, batch["pixel_values"])
-            scores, labels = accelerator.gather_for_metrics((scores, batch["labels"]))
+            labels, pixel_values = batch.pop("labels"), batch.pop("pixel_values")
+            scores = predict_views(model, pixel_values, **batch)
+            scores, labels = accelerator.gather_for_metrics((scores, labels))
             accuracy.add_batch(predictions=scores.cpu(), references=labels.cpu())
         accelerator.print(f"Epoch {epoch + 1}: {accuracy.compute()}")
 

@@ -14,6 +14,7 @@ from tubevit_hf.data import (
     EvaluationViews,
     TrainingClip,
     collate_clips,
+    pack_clips,
 )
 from tubevit_hf.data.clips import make_sampler, spatial_crops
 
@@ -111,6 +112,12 @@ def test_views_of_all_of_a_video_lie_between_each_other(total, num_clips):
         (lambda: TrainingClip(tiny_video_processor(), 0), "`num_frames` must be at least 1.*got 0"),
         (lambda: TrainingClip(tiny_video_processor(), 4, fps=-3.0), "`fps` above 0, got 4 and -3.0"),
         (lambda: TrainingClip(tiny_video_processor(), 4, rand_augment=[2]), r"two numbers.*got \[2\]"),
+        (lambda: TrainingClip(tiny_video_processor(), 4, short_clips="drop"), "one of 'repeat', 'pad', got 'drop'"),
+        (
+            lambda: TrainingClip(tiny_video_processor(), 4, time_scale=0.5, short_clips="pad"),
+            "'pad' needs a `time_scale` of 1, got 0.5",
+        ),
+        (lambda: EvaluationViews(tiny_video_processor(), 4, short_clips="drop"), "one of 'repeat', 'pad', got 'drop'"),
         (lambda: EvaluationViews(tiny_video_processor(), 4, num_clips=0), "at least 1, got 0 and 1"),
         (lambda: EvaluationViews(tiny_video_processor(), 4, num_crops=-1), "at least 1, got 1 and -1"),
     ],
@@ -143,3 +150,69 @@ def test_crops_lie_along_the_axis_with_more_to_spare(size):
     middle = processor(crops[1], do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values"]
     whole = processor(frames, do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values"]
     assert middle.equal(whole)
+
+
+# of the videos, with 20, 13 and 5 frames at 10 a second
+@pytest.mark.parametrize(
+    ("num_frames", "fps", "lengths"),
+    [(7, None, [7, 7, 5]), (7, 5, [7, 6, 2]), (30, 10, [20, 13, 5]), (3, 2, [3, 2, 1])],
+)
+def test_short_clips_have_the_frames_that_there_are(num_frames, fps, lengths, videos):
+    processor = tiny_video_processor()
+    clip = TrainingClip(processor, num_frames, fps, short_clips="pad")
+    views = EvaluationViews(processor, num_frames, fps, num_clips=2, num_crops=3, short_clips="pad")
+    for video, length in zip(videos, lengths):
+        pixel_values = clip(video)
+        assert pixel_values.shape == (length, 3, 40, 56)
+        assert views(video).shape == (6, length, 3, 40, 56)
+        if length < num_frames:
+            # each once, at the rate that was asked for
+            wanted = np.arange(length) * (1 if fps is None else 10 // fps)
+            frames, _ = read_video(video, wanted)
+            assert pixel_values.equal(
+                processor(frames, do_sample_frames=False, return_tensors="pt")["pixel_values"][0]
+            )
+            assert views(video)[::2].equal(views(video)[1::2])
+
+
+def test_long_clips_are_as_without_padding(videos):
+    """Where there are frames enough for each clip, and none or too few to have others in each of the views."""
+    for video in videos[:2]:
+        for fps in (None, 10):
+            clips = [
+                EvaluationViews(tiny_video_processor(), 7, fps, num_clips=3, short_clips=short_clips)(video)
+                for short_clips in ("repeat", "pad")
+            ]
+            assert clips[0].equal(clips[1])
+
+
+def test_batches_of_short_clips(videos):
+    dataset = ClipDataset(rows_of(videos, [0, 2, 1]), TrainingClip(tiny_video_processor(), 7, 5, short_clips="pad"))
+    clips = [dataset[index] for index in range(3)]
+    batch = collate_clips(clips)
+    assert batch["pixel_values"].shape == (3, 7, 3, 40, 56)
+    assert batch["frame_mask"].dtype == torch.bool
+    assert batch["frame_mask"].tolist() == [[True] * length + [False] * (7 - length) for length in (7, 6, 2)]
+    for padded, mask, clip in zip(batch["pixel_values"], batch["frame_mask"], clips):
+        assert padded[mask].equal(clip["pixel_values"])
+        assert not padded[~mask].any()
+    # to the longest of the batch, and no mask where none is needed
+    assert collate_clips(clips[1:])["pixel_values"].shape == (2, 6, 3, 40, 56)
+    assert list(collate_clips([clips[1], clips[1]])) == ["pixel_values", "labels"]
+
+    packed = pack_clips(clips)
+    assert [clip.shape[0] for clip in packed["pixel_values"]] == [7, 6, 2]
+    assert all(ours is clip["pixel_values"] for ours, clip in zip(packed["pixel_values"], clips))
+    assert packed["labels"].equal(batch["labels"])
+    assert pack_clips([{**clip, "dataset": "motions"} for clip in clips])["dataset"] == "motions"
+
+
+def test_batches_of_short_views(videos):
+    views = EvaluationViews(tiny_video_processor(), 7, 5, num_clips=2, mirror=True, short_clips="pad")
+    dataset = ClipDataset(rows_of(videos, [0, 2, 1]), views)
+    batch = collate_clips([dataset[index] for index in range(3)])
+    assert batch["pixel_values"].shape == (3, 4, 7, 3, 40, 56)
+    for padded, mask, video, length in zip(batch["pixel_values"], batch["frame_mask"], videos, (7, 6, 2)):
+        assert mask.equal((torch.arange(7) < length).expand(4, -1))
+        assert padded[:, :length].equal(views(video))
+        assert not padded[:, length:].any()

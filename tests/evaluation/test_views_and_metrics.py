@@ -21,6 +21,17 @@ def test_scores_are_averaged_over_views():
     assert_close(predict_views(model, views, multi_label=True), logits.sigmoid().mean(dim=0), "float32")
 
 
+def test_views_of_padded_clips():
+    """Scores are those of the views of each video without padding."""
+    model = randomize(TubeViTForVideoClassification(tiny_config()))
+    views, lengths = torch.randn(2, 3, 7, 3, 40, 56), [5, 7]
+    frame_mask = (torch.arange(7) < torch.tensor(lengths)[:, None])[:, None].expand(-1, 3, -1)
+    found = predict_views(model, views, frame_mask=frame_mask)
+    alone = [predict_views(model, video[None, :, :length]) for video, length in zip(views, lengths)]
+    assert_close(found, torch.cat(alone), "float32")
+    assert not torch.allclose(found[:1], predict_views(model, views[:1]), atol=1e-3)
+
+
 def test_metrics_against_loops():
     rng = np.random.default_rng(0)
     scores, classes = rng.random((50, 7)).astype(np.float32), rng.integers(0, 5, size=50)

@@ -42,6 +42,11 @@ TOLERANCES = {
     "frozen_cache": Tolerance(
         0.0, 1e-5, "float32 sums of batches of another size in frozen layers, through six steps of Adam of 1e-3"
     ),
+    "packed": Tolerance(
+        1e-5,
+        1e-5,
+        "float32 sums of a clip's tokens beside those of other clips or padding, in another order, in a new model",
+    ),
     "accumulated": Tolerance(
         0.0, 1e-6, "float32 gradients summed in another order, through five steps of gradient descent of 1e-3"
     ),

@@ -34,6 +34,15 @@ def make_clips(videos: list[str], **settings) -> ClipDataset:
     return ClipDataset(rows_of(videos * 2, [0, 1, 2, 1, 0, 2]), clip, **{"seed": 3, "copies": 2, **settings})
 
 
+def test_clips_of_different_lengths_are_refused(videos, tmp_path):
+    clips = ClipDataset(
+        rows_of(videos, [0, 1, 2]), TrainingClip(tiny_video_processor(), 7, short_clips="pad"), copies=2
+    )
+    with pytest.raises(ValueError, match=r'has `short_clips="pad"`.*choose `short_clips="repeat"`'):
+        cache_frozen(make_model(), clips, tmp_path / "frozen")
+    assert not (tmp_path / "frozen").exists()
+
+
 def losses_and_weights(model, dataset, folder: Path, mixup: float) -> tuple[list[float], dict[str, torch.Tensor]]:
     arguments = TrainingArguments(
         folder,

@@ -3,7 +3,7 @@
 
 from .annotations import FORMATS, AnnotationError, read_annotations
 from .batches import JointBatches, JointDataset, ShuffledBatches
-from .clips import ClipDataset, EvaluationViews, TrainingClip, collate_clips
+from .clips import ClipDataset, EvaluationViews, TrainingClip, collate_clips, pack_clips
 from .splits import (
     drop_unreadable,
     get_names,
@@ -33,6 +33,7 @@ __all__ = [
     "load_annotated",
     "load_by_name",
     "load_folder",
+    "pack_clips",
     "read_annotations",
     "read_groups",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.functional import pad
 from torchvision.transforms import v2
 from transformers import BaseVideoProcessor
 from transformers.image_utils import pil_torch_interpolation_mapping
@@ -18,6 +19,8 @@ from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .splits import get_names, is_multi_label, not_decoded, path_of
 
 
+# what is done where a video is shorter than a clip
+SHORT_CLIPS = ("repeat", "pad")
 # of frames that are held for several clips of a video
 MAX_DECODED_BYTES = 400_000_000
 
@@ -112,6 +115,11 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.epoch.fill_(epoch)
 
 
+def has_short_clips(dataset: object) -> bool:
+    """Whether clips of a [`ClipDataset`] may be shorter than others."""
+    return isinstance(dataset, ClipDataset) and getattr(dataset.load, "short_clips", "repeat") == "pad"
+
+
 class TrainingClip:
     """A clip at a random time, augmented: `(num_frames, channels, height, width)`.
 
@@ -125,6 +133,8 @@ class TrainingClip:
         color_jitter: how far brightness, contrast and saturation may change, up to this share; 0 for not at all.
         horizontal_flip: whether every other clip, at random, is mirrored.
         rand_augment: layers and magnitude of RandAugment, if any. All frames of a clip are changed alike.
+        short_clips: of a video with fewer frames, at `fps` if that is given, `"repeat"` has them evenly repeated;
+            `"pad"` gives those that there are, and [`collate_clips`] pads the clips of a batch.
     """
 
     def __init__(
@@ -138,12 +148,15 @@ class TrainingClip:
         crop_scale: tuple[float, float] = (0.5, 1.0),
         time_scale: float = 1.0,
         color_jitter: float = 0.0,
+        short_clips: str = "repeat",
     ):
         if not 0 < time_scale <= 1:
             raise ValueError(f"`time_scale` must be above 0 and at most 1, got {time_scale}.")
         if fps is not None and time_scale < 1:
             raise ValueError(f"`fps` is {fps} and fixes the length of a clip; `time_scale` is for clips without.")
-        self.processor = processor
+        if short_clips != "repeat" and time_scale < 1:
+            raise ValueError(f"`short_clips` {short_clips!r} needs a `time_scale` of 1, got {time_scale}.")
+        self.processor, self.short_clips = processor, short_clips
         self.settings: dict[str, Any] = {
             "num_frames": num_frames,
             "fps": fps,
@@ -153,12 +166,13 @@ class TrainingClip:
             "crop_scale": crop_scale,
             "time_scale": time_scale,
             "color_jitter": color_jitter,
+            "short_clips": short_clips,
         }
         self.arguments: dict[str, bool] = {}
         if time_scale < 1:
             self.sample_frames = make_span_sampler(num_frames, time_scale)
         else:
-            self.sample_frames = make_sampler(num_frames, fps, "random")
+            self.sample_frames = make_sampler(num_frames, fps, "random", short_clips=short_clips)
         transforms: list[v2.Transform] = []
         if rand_augment is not None:
             if len(rand_augment) != 2:
@@ -185,7 +199,7 @@ class TrainingClip:
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """Frames, height and width of a clip."""
+        """Frames, height and width of a clip; at most so many frames, where short clips are padded."""
         return clip_size(self.settings["num_frames"], self.processor)
 
     def describe(self) -> dict[str, Any]:
@@ -205,6 +219,7 @@ class EvaluationViews:
         num_crops: how many crops of each: along the longer side or, where the processor stretches frames to one shape
             and leaves nothing to spare, from the whole frame to the middle 70% of its height and width.
         mirror: whether each is seen mirrored too.
+        short_clips: as of [`TrainingClip`].
     """
 
     def __init__(
@@ -215,18 +230,21 @@ class EvaluationViews:
         num_clips: int = 1,
         num_crops: int = 1,
         mirror: bool = False,
+        short_clips: str = "repeat",
     ):
         if num_clips < 1 or num_crops < 1:
             raise ValueError(f"`num_clips` and `num_crops` must be at least 1, got {num_clips} and {num_crops}.")
         self.processor, self.num_clips, self.num_crops, self.mirror = processor, num_clips, num_crops, mirror
+        self.short_clips = short_clips
         self.settings: dict[str, Any] = {
             "num_frames": num_frames,
             "fps": fps,
             "num_clips": num_clips,
             "num_crops": num_crops,
             "mirror": mirror,
+            "short_clips": short_clips,
         }
-        self.sample_frames = make_sampler(num_frames, fps, "spaced", num_clips)
+        self.sample_frames = make_sampler(num_frames, fps, "spaced", num_clips, short_clips)
 
     @property
     def num_views(self) -> int:
@@ -287,20 +305,25 @@ def get_shrink(processor: BaseVideoProcessor) -> FrameTransform | None:
 
 
 def make_sampler(
-    num_frames: int, fps: float | None, frame_sampling: str, num_clips: int = 1
+    num_frames: int, fps: float | None, frame_sampling: str, num_clips: int = 1, short_clips: str = "repeat"
 ) -> Callable[[VideoMetadata], np.ndarray]:
     """Which frames to read, as [`TubeViTVideoProcessor`] chooses them, for the processor of any model."""
     if num_frames < 1 or (fps is not None and fps <= 0):
         raise ValueError(f"`num_frames` must be at least 1 and `fps` above 0, got {num_frames} and {fps}.")
-    sampler = TubeViTVideoProcessor(short_clips="repeat")
+    if short_clips not in SHORT_CLIPS:
+        raise ValueError(f"`short_clips` must be one of {', '.join(map(repr, SHORT_CLIPS))}, got {short_clips!r}.")
+    sampler = TubeViTVideoProcessor()
 
     def sample_windows(metadata: VideoMetadata) -> np.ndarray:
         window = {"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling, "num_clips": num_clips}
-        return sampler.sample_frames(metadata, **window)
+        return sampler.sample_frames(metadata, **window, short_clips=short_clips)
 
     def sample_all(metadata: VideoMetadata) -> np.ndarray:
-        frames = sampler.sample_frames(metadata, num_frames=num_frames * num_clips)
-        return frames.reshape(num_frames, num_clips).T.reshape(-1)
+        length = num_frames
+        if short_clips == "pad":
+            length = max(1, min(num_frames, metadata.total_num_frames))
+        frames = sampler.sample_frames(metadata, num_frames=length * num_clips, short_clips="repeat")
+        return frames.reshape(length, num_clips).T.reshape(-1)
 
     return sample_all if fps is None else sample_windows
 
@@ -367,6 +390,35 @@ def centre_crops(
 
 
 def collate_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of the clips of a [`ClipDataset`], or of one of the datasets of a [`JointDataset`]."""
-    batch = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0] if name != "dataset"}
+    """A batch of the clips of a [`ClipDataset`], or of one of the datasets of a [`JointDataset`].
+
+    Clips of different lengths are padded with zeros to the longest, and `frame_mask`, `(batch, num_frames)` or of
+    views `(batch, views, num_frames)`, is True where a frame is real.
+    """
+    pixel_values = [clip["pixel_values"] for clip in clips if "pixel_values" in clip]
+    if len({clip.shape for clip in pixel_values}) > 1:
+        padded, frame_mask = pad_clips(pixel_values)
+        return {"pixel_values": padded, "frame_mask": frame_mask, **collate_others(clips)}
+    first = {"pixel_values": torch.stack(pixel_values)} if pixel_values else {}
+    return {**first, **collate_others(clips)}
+
+
+def pack_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """As [`collate_clips`], but `pixel_values` is a list of clips as long as they are, which a TubeViT packs."""
+    return {"pixel_values": [clip["pixel_values"] for clip in clips], **collate_others(clips)}
+
+
+def collate_others(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What there is beside the pixels."""
+    names = [name for name in clips[0] if name not in ("pixel_values", "dataset")]
+    batch: dict[str, Any] = {name: torch.stack([clip[name] for clip in clips]) for name in names}
     return {**batch, "dataset": clips[0]["dataset"]} if "dataset" in clips[0] else batch
+
+
+def pad_clips(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips `([views,] num_frames, channels, height, width)`, padded with zeros to the longest and stacked, and which
+    of their frames are real, `(batch, [views,] num_frames)`."""
+    longest = max(clip.shape[-4] for clip in clips)
+    padded = [pad(clip, (0, 0) * 3 + (0, longest - clip.shape[-4])) for clip in clips]
+    masks = [(torch.arange(longest) < clip.shape[-4]).expand(*clip.shape[:-4], -1) for clip in clips]
+    return torch.stack(padded), torch.stack(masks)

@@ -9,14 +9,20 @@ from torch import nn
 
 @torch.no_grad()
 def predict_views(
-    model: nn.Module, pixel_values: torch.Tensor, multi_label: bool = False, **kwargs: Any
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    multi_label: bool = False,
+    frame_mask: torch.Tensor | None = None,
+    **kwargs: Any,
 ) -> torch.Tensor:
     """Scores averaged over views: `(batch, views, frames, channels, height, width) -> (batch, num_labels)`.
 
     All views of the batch go through the model at once. Probabilities are averaged, by softmax or, of several labels,
-    by sigmoid.
+    by sigmoid. Of padded clips `frame_mask`, `(batch, views, frames)`, says which frames are real.
     """
     num_views = pixel_values.shape[1]
+    if frame_mask is not None:
+        kwargs["frame_mask"] = frame_mask.flatten(0, 1)
     logits = model(pixel_values.flatten(0, 1), **kwargs).logits.float()
     scores = logits.sigmoid() if multi_label else logits.softmax(dim=-1)
     return scores.unflatten(0, (-1, num_views)).mean(dim=1)

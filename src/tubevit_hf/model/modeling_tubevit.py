@@ -16,6 +16,9 @@ The words of every shape in this file:
     tokens                       CLS, registers, then t * h * w of each tube that fits
     hidden_size                  of a token; heads * head_dim
     queries                      of an attention: the tokens or, in the pooling, one
+
+Clips of different length or size that are given as a list are packed: their tokens make one row, of batch 1, in which
+those of a clip attend to each other alone, and nothing is padded.
 """
 
 import os
@@ -31,13 +34,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.masking_utils import create_bidirectional_mask, packed_sequence_mask_function
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
@@ -368,6 +371,10 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
+# of packed clips, those of each
+AttentionWeights = torch.Tensor | tuple[torch.Tensor, ...] | None
+
+
 class TubeViTMultiHeadAttention(nn.Module):
     """Multi-head attention of queries over keys and values, through transformers' attention interface.
 
@@ -391,8 +398,9 @@ class TubeViTMultiHeadAttention(nn.Module):
         queries: torch.Tensor,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        clip_tokens: Sequence[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, AttentionWeights]:
         # (batch, queries, hidden_size) -> (batch, heads, queries, head_dim), and so for the tokens' keys and values
         query, key, value = (
             projected.unflatten(-1, (self.config.num_attention_heads, self.head_dim)).transpose(1, 2)
@@ -403,16 +411,15 @@ class TubeViTMultiHeadAttention(nn.Module):
             self.config._attn_implementation,
             eager_attention_forward,
         )
-        attn_output, attn_weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        settings = {"dropout": self.attention_dropout if self.training else 0.0, "scaling": self.scaling, **kwargs}
+        attn_weights: AttentionWeights
+        if clip_tokens is None:
+            attn_output, attn_weights = attention(self, query, key, value, attention_mask, **settings)
+        else:
+            # clip by clip: a mask would have all that it hides computed first
+            of_clips = zip(*(states.split(list(clip_tokens), dim=2) for states in (query, key, value)))
+            outputs, weights = zip(*(attention(self, *of_clip, None, **settings) for of_clip in of_clips))
+            attn_output, attn_weights = torch.cat(outputs, dim=1), None if weights[0] is None else weights
         # (batch, queries, heads, head_dim) -> (batch, queries, hidden_size)
         return self.o_proj(attn_output.flatten(-2)), attn_weights
 
@@ -423,7 +430,8 @@ ALL_TOGETHER = (1, -1)
 
 class TubeViTAttention(TubeViTMultiHeadAttention):
     """Self-attention over all tokens or, with several moments, over those of each moment; the weights then are
-    `(batch * num_moments, heads, queries, tokens)`."""
+    `(batch * num_moments, heads, queries, tokens)`. In a row of packed clips over those of each clip, as many as
+    `clip_tokens` says."""
 
     def forward(
         self,
@@ -431,7 +439,7 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
         attention_mask: torch.Tensor | None = None,
         moments: tuple[int, int] = ALL_TOGETHER,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, AttentionWeights]:
         batch_size, num_moments = hidden_states.shape[0], moments[0]
         hidden_states = hidden_states.unflatten(1, moments).flatten(0, 1)
         attn_output, attn_weights = self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
@@ -751,7 +759,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         # a call runs `forward`, whose types are lost in transformers' decorators
         def __call__(
             self,
-            pixel_values: torch.Tensor | None = None,
+            pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
             frame_mask: torch.Tensor | None = None,
             frozen_output: torch.Tensor | None = None,
             **kwargs: Unpack[TransformersKwargs],
@@ -762,15 +770,19 @@ class TubeViTModel(TubeViTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
         frame_mask: torch.Tensor | None = None,
         frozen_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
-        pixel_values (`torch.Tensor`):
+        pixel_values (`torch.Tensor` or a list of them):
             A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`, of
-            any number of frames and any size that a tube fits.
+            any number of frames and any size that a tube fits. A list of clips `(num_frames, channels, height, width)`
+            and images `(channels, height, width)` of different lengths and sizes is packed: what comes of each is
+            that of the clip alone, without any padding, `pooler_output` is `(clips, hidden_size)`,
+            `last_hidden_state` the row `(1, tokens of all clips, hidden_size)`, and `attentions` has the weights of
+            each clip.
         frame_mask (`torch.BoolTensor` of shape `(batch, num_frames)`, *optional*):
             True where a frame is real, False where it pads a shorter clip. A token counts if every frame that it sees
             is real, so that a padded clip gives the output of the unpadded one.
@@ -792,12 +804,74 @@ class TubeViTModel(TubeViTPreTrainedModel):
         ```"""
         if frozen_output is not None:
             return self.forward_frozen(frozen_output, **kwargs)
+        if pixel_values is not None and not isinstance(pixel_values, torch.Tensor):
+            return self.forward_packed(pixel_values, frame_mask, **kwargs)
         pixel_values = as_video(pixel_values)
         token_mask = None if frame_mask is None else self.embeddings.token_mask(pixel_values, frame_mask)
         embedding_output = self.embeddings(pixel_values)
         layout = self.embeddings.layout(pixel_values)
         states = self.run_layers(embedding_output, embedding_output, layout, token_mask, 0, len(self.layers), **kwargs)
         return self.finish(states, layout, token_mask, **kwargs)
+
+    def forward_packed(
+        self, clips: Sequence[torch.Tensor], frame_mask: torch.Tensor | None, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Clips one after another in a row; see `forward`.
+
+        Raises:
+            ValueError: there are no clips, a `frame_mask` comes with them, or what is recorded of layers is asked of a
+                model with a `joint_layer`.
+        """
+        joint_layer, num_layers = self.config.joint_layer, len(self.layers)
+        if frame_mask is not None:
+            raise ValueError("`frame_mask` is for padded clips, and a list of clips has no padding: leave it out.")
+        if joint_layer > 0 and (kwargs.get("output_hidden_states") or kwargs.get("output_attentions")):
+            raise ValueError(
+                "`output_hidden_states` and `output_attentions` of a list of clips need a `joint_layer` of 0, got "
+                f"{joint_layer}: give the clips one by one."
+            )
+        videos = as_videos(clips)
+        layouts = [self.embeddings.layout(video) for video in videos]
+        # what comes before the joint layer is of single frames in any case
+        alone: list[EncoderStates] = []
+        for video, layout in zip(videos, layouts):
+            tokens = self.embeddings(video)
+            alone.append(self.run_layers(tokens, tokens, layout, None, 0, joint_layer, **kwargs))
+        hidden_states = torch.cat([states.hidden_states for states in alone], dim=1)
+        embedding_output = torch.cat([states.embedding_output for states in alone], dim=1)
+        lengths = [states.hidden_states.shape[1] for states in alone]
+        mask, apart = self.keep_apart(hidden_states, lengths)
+        # the layout is not asked from there on
+        row = self.run_layers(
+            hidden_states, embedding_output, layouts[0], mask, joint_layer, num_layers, **apart, **kwargs
+        )
+        outputs = []
+        for states, packed, layout in zip(alone, row.split(lengths), layouts):
+            later = {number: read for number, read in packed.read.items() if number > joint_layer}
+            outputs.append(self.finish(packed._replace(read=states.read | later), layout, None, **kwargs))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=torch.cat([output["last_hidden_state"] for output in outputs], dim=1),
+            pooler_output=torch.cat([output["pooler_output"] for output in outputs]),
+        )
+
+    def keep_apart(self, row: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor | None, dict[str, Any]]:
+        """What has the tokens of each clip in a row, `(1, tokens, hidden_size)`, attend to each other alone, by the
+        kind of attention: a mask and arguments of the layers."""
+        if is_flash_attention_requested(self.config):
+            ends = torch.tensor([0, *lengths]).cumsum(0).to(row.device, torch.int32)
+            longest = max(lengths)
+            return None, {
+                "cu_seq_lens_q": ends,
+                "cu_seq_lens_k": ends,
+                "max_length_q": longest,
+                "max_length_k": longest,
+            }
+        if self.config._attn_implementation == "flex_attention":
+            clip_of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None].to(row.device)
+            same_clip = packed_sequence_mask_function(clip_of)
+            # blocks of two clips are not computed
+            return create_bidirectional_mask(self.config, row, None, and_mask_function=same_clip), {}
+        return None, {"clip_tokens": lengths}
 
     def run_layers(
         self,
@@ -1015,6 +1089,13 @@ class EncoderStates(NamedTuple):
     # what the grid pooling reads, by the number of layers before it
     read: dict[int, torch.Tensor]
 
+    def split(self, lengths: list[int]) -> "list[EncoderStates]":
+        """Of each clip in a row, by their numbers of tokens."""
+        parts = [
+            part.split(lengths, dim=1) for part in (self.hidden_states, self.embedding_output, *self.read.values())
+        ]
+        return [EncoderStates(hidden, embedded, dict(zip(self.read, read))) for hidden, embedded, *read in zip(*parts)]
+
 
 def split_moments(states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
     """`(batch, tokens, ...) -> (batch, num_moments, tokens_per_moment, ...)`, without the tubes that come in later."""
@@ -1049,6 +1130,25 @@ def as_video(pixel_values: torch.Tensor | None) -> torch.Tensor:
     return pixel_values if pixel_values.ndim == 5 else pixel_values[:, None]
 
 
+def as_videos(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each clip `(num_frames, channels, height, width)` and image `(channels, height, width)` of a list as a batch of
+    one: `(1, num_frames, channels, height, width)`.
+
+    Raises:
+        ValueError: the list is empty, or an item has another number of axes or holds whole numbers.
+    """
+    if not clips:
+        raise ValueError("`pixel_values` is an empty list; at least one clip is needed.")
+    for clip in clips:
+        if not isinstance(clip, torch.Tensor) or clip.ndim not in (3, 4):
+            got = tuple(clip.shape) if isinstance(clip, torch.Tensor) else type(clip).__name__
+            raise ValueError(
+                "`pixel_values` as a list must hold tensors, clips (frames, channels, height, width) or images "
+                f"(channels, height, width), got {got}."
+            )
+    return [as_video(clip[None]) for clip in clips]
+
+
 class TubeViTForClassification(TubeViTPreTrainedModel):
     """What the two classifiers share, weights included: a linear layer on the pooled tokens."""
 
@@ -1063,7 +1163,7 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
         # see `TubeViTModel`
         def __call__(
             self,
-            pixel_values: torch.Tensor | None = None,
+            pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
             frame_mask: torch.Tensor | None = None,
             labels: torch.Tensor | None = None,
             frozen_output: torch.Tensor | None = None,
@@ -1074,15 +1174,16 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
         frame_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         frozen_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         r"""
-        pixel_values (`torch.Tensor`):
-            A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`.
+        pixel_values (`torch.Tensor` or a list of them):
+            A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`; a
+            list of clips of different lengths and sizes is packed, see [`TubeViTModel`].
         frame_mask (`torch.BoolTensor` of shape `(batch, num_frames)`, *optional*):
             True where a frame is real, False where it pads a shorter clip.
         labels (`torch.Tensor`, *optional*):

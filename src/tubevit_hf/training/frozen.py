@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data import ClipDataset
+from ..data.clips import has_short_clips
 from ..data.splits import name_of, path_of
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from ..model.number_types_tubevit import warn_of_emulation
@@ -103,11 +104,16 @@ def cache_frozen(
 
     Raises:
         FrozenCacheMismatch: the folder holds such, and `overwrite` is false.
-        ValueError: nothing can be kept of this model, or the clips have no `copies`.
+        ValueError: nothing can be kept of this model, or the clips have no `copies` or different lengths.
         OSError: the disk has too little room.
     """
     if clips.copies is None:
         raise ValueError("`clips` has no `copies`: without, every epoch has other clips, and nothing can be kept.")
+    if has_short_clips(clips):
+        raise ValueError(
+            '`clips` has `short_clips="pad"`, and what frozen layers give of clips of different lengths is not kept: '
+            'choose `short_clips="repeat"`.'
+        )
     if bf16 and model.device.type == "cpu":
         warn_of_emulation("`bf16`")
     folder = Path(folder)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TubeViT for joint training on several datasets of images and videos (Section 3.5): one encoder, a head a dataset."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +40,7 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
         # see `TubeViTModel`
         def __call__(
             self,
-            pixel_values: torch.Tensor | None = None,
+            pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
             dataset: str | None = None,
             frame_mask: torch.Tensor | None = None,
             labels: torch.Tensor | None = None,
@@ -51,7 +52,7 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
         dataset: str | None = None,
         frame_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -59,9 +60,9 @@ class TubeViTForJointClassification(TubeViTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         r"""
-        pixel_values (`torch.Tensor`):
+        pixel_values (`torch.Tensor` or a list of them):
             A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`, of
-            one dataset.
+            one dataset; a list of clips of different lengths and sizes is packed, see [`TubeViTModel`].
         dataset (`str`):
             Which of `config.heads` classifies them.
         frame_mask (`torch.BoolTensor` of shape `(batch, num_frames)`, *optional*):

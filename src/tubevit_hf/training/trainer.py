@@ -25,7 +25,8 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import ModelOutput
 
-from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, collate_clips
+from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, collate_clips, pack_clips
+from ..data.clips import has_short_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
 from ..model.loss_tubevit import classification_loss, count_labels
 from ..model.modeling_tubevit import TubeViTModel
@@ -50,11 +51,18 @@ class VideoTrainer(Trainer):
     A [`TubeViTForJointClassification`] trains on a [`JointDataset`]: each batch is of one dataset and goes through the
     head of its name.
 
+    Clips of different lengths, of `short_clips="pad"`, a TubeViT gets with a `frame_mask` or, to train, packed.
+
     Args:
         mixup: alpha of MixUp, which blends pairs of clips and their labels; 0 for none.
         weights: share of batches of each of the joint datasets, up to a factor; by default as long as they are.
+        pack: whether the clips of a training batch make one row of tokens, without padding.
         kwargs: of the Trainer; datasets are [`ClipDataset`]s, joint or frozen ones, evaluation's of
             [`EvaluationViews`].
+
+    Raises:
+        ValueError: clips may have different lengths, and the model is no TubeViT, or MixUp, frozen clips, a compiler
+            or several GPUs of one process do not go with them.
     """
 
     # of what the Trainer takes, what this one does
@@ -63,12 +71,18 @@ class VideoTrainer(Trainer):
     batches: ShuffledBatches | JointBatches
 
     def __init__(
-        self, *args: Any, mixup: float = 0.0, weights: Mapping[str, float] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        mixup: float = 0.0,
+        weights: Mapping[str, float] | None = None,
+        pack: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, data_collator=collate_clips, compute_metrics=self.compute_metrics, **kwargs)
         if self.args.device.type == "cpu" and (self.args.bf16 or self.args.bf16_full_eval):
             warn_of_emulation("`bf16`")
-        self.mixup, self.weights = mixup, weights
+        self.mixup, self.weights, self.pack = mixup, weights, pack
+        self.check_lengths()
         # sharding gives the model another one
         self.whole_class = type(self.model)
         # the model's own loss knows neither smoothing nor, in some architectures, soft labels
@@ -84,6 +98,24 @@ class VideoTrainer(Trainer):
         self.add_callback(EpochCallback(self))
         self._step_began = 0.0
         self._seconds = self._waited = self._clips = 0.0
+
+    def check_lengths(self) -> None:
+        """Raises a `ValueError` for what clips of different lengths do not go with."""
+        of_training, of_evaluation = (
+            any(map(has_short_clips, list_datasets(dataset))) for dataset in (self.train_dataset, self.eval_dataset)
+        )
+        name = "`pack`" if self.pack else '`short_clips="pad"`'
+        if self.pack and isinstance(self.train_dataset, FrozenClips):
+            raise ValueError("`pack` is for clips; what frozen layers gave of them cannot be packed: leave it out.")
+        if self.pack and self.args.n_gpu > 1:
+            raise ValueError("`pack` needs a process for each GPU: start the run with `accelerate launch`.")
+        if self.pack and self.args.torch_compile:
+            raise ValueError("`pack` does not go with `torch_compile`, which would compile for each mix of lengths.")
+        if self.mixup and (self.pack or of_training):
+            raise ValueError(f"`mixup` blends clips of one length, and {name} leaves them different: choose one.")
+        model_type = self.model.config.model_type
+        if (self.pack or of_training or of_evaluation) and model_type != "tubevit":
+            raise ValueError(f"{name} is for TubeViT, got a model of type {model_type!r}.")
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the Trainer's, which trains a run of `max_steps` that is at its end one step further."""
@@ -114,7 +146,7 @@ class VideoTrainer(Trainer):
         return DataLoader(
             dataset,
             batch_sampler=self.batches,
-            collate_fn=self.data_collator,
+            collate_fn=pack_clips if self.pack else self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
             persistent_workers=args.dataloader_persistent_workers,
@@ -158,6 +190,11 @@ class VideoTrainer(Trainer):
                 f"for longer; the checkpoints in {self.args.output_dir} were saved before."
             )
         return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        count, clips = super().floating_point_ops, inputs.get("pixel_values")
+        # a list, if they are packed
+        return sum(count({"pixel_values": clip}) for clip in clips) if isinstance(clips, list) else count(inputs)
 
     def run_frozen(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the frozen layers give instead of clips, where they can be run apart."""
@@ -254,6 +291,13 @@ class VideoTrainer(Trainer):
             # pyrefly: ignore[not-callable]  it is there
             card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
             card.save(folder / "README.md")
+
+
+def list_datasets(dataset: object) -> list[object]:
+    """What a joint dataset, or the evaluation's by name, is made of."""
+    if isinstance(dataset, JointDataset):
+        dataset = dataset.datasets
+    return list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
 
 
 class EpochCallback(TrainerCallback):
