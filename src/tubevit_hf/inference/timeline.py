@@ -131,7 +131,7 @@ class Scan:
         self.reader, self.scorer, self.batch_size, self.bar = reader, scorer, batch_size, bar
         seconds = reader.seconds()
         self.index, self.seconds = reader.index, duration(seconds)
-        num_windows = count_windows(seconds, window, stride)
+        num_windows = count_windows(self.seconds, window, stride)
         if num_windows == 0:
             what = "one frame, as an image has" if len(seconds) == 1 else f"{self.seconds:.3g} seconds"
             raise ValueError(

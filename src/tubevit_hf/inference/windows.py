@@ -16,7 +16,7 @@ from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import EncoderStates, TubeViTForClassification
 from ..model.video_decoding_tubevit import FrameTransform
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
-from ..model.video_sampling_tubevit import ROUNDING, duration
+from ..model.video_sampling_tubevit import ROUNDING
 
 
 # positions that are the same at every moment of a clip, so that a frame is encoded alike wherever it stands
@@ -35,15 +35,9 @@ class Classifier(Protocol):
     def __call__(self, pixel_values: torch.Tensor) -> ImageClassifierOutput: ...
 
 
-def count_windows(seconds: np.ndarray, window: float, stride: float) -> int:
-    """Windows that lie wholly in a video: they begin at 0, `stride`, 2 `stride`, ... seconds.
-
-    Args:
-        seconds: when each frame is shown, `(total_num_frames,)`.
-        window: length in seconds.
-        stride: from the start of one to that of the next, in seconds.
-    """
-    return max(0, int(np.floor((duration(seconds) - window + ROUNDING) / stride)) + 1)
+def count_windows(seconds: float, window: float, stride: float) -> int:
+    """Windows that lie wholly in a video of so many seconds: they begin at 0, `stride`, 2 `stride`, ..."""
+    return max(0, int(np.floor((seconds - window + ROUNDING) / stride)) + 1)
 
 
 def sample_times(starts: np.ndarray | float, window: float, num_frames: int) -> np.ndarray:
