@@ -46,7 +46,7 @@ def timeline(
     stride: Annotated[
         float, typer.Option(parser=parse_seconds, metavar="TIME", help="From one window's start to the next one's.")
     ] = "0.5s",  # pyrefly: ignore[bad-function-definition]  as above
-    threshold: Annotated[float, typer.Option(help="Least mean probability in a segment.", min=0.001, max=1)] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Least mean probability in a segment.", min=0.001, max=1)] = 0.3,
     top_k: Annotated[int, typer.Option(help="Labels of each window in the JSON.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     srt: Annotated[Path | None, typer.Option(help="File of subtitles to write.")] = None,

@@ -30,11 +30,11 @@ def find_segments(
     times: np.ndarray,
     scores: np.ndarray,
     labels: Sequence[str],
-    threshold: float = 0.5,
+    threshold: float = 0.3,
     smoothing: float | None = None,
     min_length: float | None = None,
 ) -> list[Segment]:
-    """Segments in which a class is likely; those of different classes may overlap where `threshold` is low.
+    """Segments in which a class is likely. Those of two classes may overlap if `threshold` is below one half.
 
     A window tells of the time around its middle: up to halfway to the middles of its neighbours, and to the ends of
     the timeline.
@@ -43,9 +43,10 @@ def find_segments(
         times: start and end of each window, `(windows, 2)`, in seconds, ascending.
         scores: probabilities of the classes in each, `(windows, labels)`. A window of NaN is as its neighbours are.
         labels: names of the classes.
-        threshold: least probability.
+        threshold: least probability. Where everything is one of the classes, 0.5 finds less and is seldom wrong
+            (benchmarks/timeline.py).
         smoothing: each window gets the mean of those whose middles lie within a span of so many seconds around its
-            own; by default half the length of a window, 0 for none.
+            own; by default the length of a window, 0 for none.
         min_length: gaps of a class that are shorter are closed, and then segments that are shorter dropped, in
             seconds; by default a quarter of the length of a window, 0 for none.
 
@@ -63,7 +64,7 @@ def find_segments(
     if len(times) == 0:
         return []
     length = float(times[0, 1] - times[0, 0])
-    smoothing = length / 2 if smoothing is None else smoothing
+    smoothing = length if smoothing is None else smoothing
     min_length = length / 4 if min_length is None else min_length
     if not 0 < threshold <= 1:
         raise ValueError(f"`threshold` must be above 0 and at most 1, got {threshold}.")
