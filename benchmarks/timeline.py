@@ -10,9 +10,10 @@ smooth nor close gaps nor drop what is short: mean average precision at a tIoU o
 in nothing but what is made of the same scores.
 
 Clips of other sizes are stretched to that of the first. x264 does not write the same file each time, which moves the
-mean average precision of a few dozen segments by two points. The second table times the scan of the first video, without
-and with states of single frames kept, in turns, and says what share of a forward pass the tubes' tokens take: they are
-all that could be kept of a model without a `joint_layer`.
+mean average precision of a few dozen segments by two points.
+
+The second table times the scan of the first video, without and with states of single frames kept, in turns, and says
+what share of a forward pass the tubes' tokens take: nothing else could be kept of a model without a `joint_layer`.
 """
 
 import argparse

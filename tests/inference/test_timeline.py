@@ -227,7 +227,9 @@ def test_a_damaged_stretch(isolated, tmp_path, monkeypatch):
     video = write(Case("damaged.mp4", options={"g": "10"}, num_frames=120), tmp_path)
     model, processor = build(), tiny_video_processor()
     whole = scan_timeline(model, processor, video, 0.4, 0.2)
-    damaged = scan_timeline(model, processor, damage(video, 0.4, 0.6), 0.4, 0.2, limits=VideoLimits(isolated=isolated))
+    limits = VideoLimits(isolated=isolated)
+    with pytest.warns(UserWarning, match=r"damaged\.mp4: .* frames cannot be decoded, and the nearest stand in"):
+        damaged = scan_timeline(model, processor, damage(video, 0.4, 0.6), 0.4, 0.2, limits=limits)
     lost = damaged.lost
     assert 0 < len(lost) < len(whole.times) / 2
     assert 1.5 < lost[0, 0] < lost[-1, 1] < 3.5

@@ -5,6 +5,7 @@ Frames are taken as they come from the decoder. One that a window needs is prepa
 has it is scored.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +71,7 @@ def scan_timeline(
     window: float,
     stride: float,
     num_frames: int | None = None,
-    batch_size: int = 4,
+    batch_size: int = 2,
     reuse: bool = True,
     progress: bool = False,
     limits: VideoLimits | None = None,
@@ -91,6 +92,9 @@ def scan_timeline(
             nothing but the time. Other models have no such layers.
         progress: whether a bar on stderr shows how far it is.
         limits: what the video may be and take; by default what the environment says.
+
+    Returns:
+        The scores. Of frames that cannot be decoded it tells, with a warning.
 
     Raises:
         VideoDecodingError: `video` is no video, tells neither times nor a frame rate, or no window can be decoded.
@@ -178,6 +182,13 @@ class Scan:
         if np.isnan(self.scores).all():
             raise VideoDecodingError(
                 f"{self.reader.name}: of no window half of the frames can be decoded; the file is damaged."
+            )
+        num_lost = np.isnan(self.scores).all(axis=1).sum()
+        if self.stand_ins or num_lost:
+            warnings.warn(
+                f"{self.reader.name}: {len(self.stand_ins)} frames cannot be decoded, and the nearest stand in for "
+                f"them; {num_lost} of {len(self.scores)} windows lack more than half of theirs, and have no scores.",
+                stacklevel=3,
             )
         times = np.stack((self.starts, self.starts + self.window), axis=1)
         stand_ins = [self.stand_ins[place] for place in sorted(self.stand_ins)]

@@ -109,7 +109,7 @@ class WindowScorer:
         """Probabilities of the classes, `(windows, labels)`, float32; of several labels each by itself."""
         # (windows, frames, ...) of each part of a state
         parts = [
-            torch.stack([torch.stack([state[number] for state in window]) for window in windows])
+            torch.stack([state[number] for window in windows for state in window]).unflatten(0, (len(windows), -1))
             for number in range(len(windows[0][0]))
         ]
         logits = self.encoder.classify(parts).float()
@@ -141,6 +141,10 @@ class SingleFrames:
     def __init__(self, model: TubeViTForClassification):
         self.model, self.encoder, self.config = model, model.tubevit, model.config
         self.has_late_gate = self.config.gate_layer is not None and self.config.gate_layer >= self.config.joint_layer
+        is_read = self.config.pooling_type == "grid"
+        self.read_before = [
+            number for number in self.config.layers_read if is_read and number < self.config.joint_layer
+        ]
         self.size = (0, 0)
 
     def encode(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
@@ -151,7 +155,7 @@ class SingleFrames:
         layout = self.encoder.embeddings.layout(clips)
         states = self.encoder.run_layers(embedding_output, embedding_output, layout, None, 0, self.config.joint_layer)
         gated = [embedding_output] if self.has_late_gate else []
-        return [states.hidden_states, *gated, *states.read.values()]
+        return [states.hidden_states, *gated, *(states.read[number] for number in self.read_before)]
 
     def classify(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Parts `(windows, frames, tokens of a moment, hidden_size)` to logits."""
@@ -159,7 +163,8 @@ class SingleFrames:
         # (windows, frames, tokens of a moment, hidden_size) -> (windows, tokens, hidden_size)
         hidden_states, *others = [part.flatten(1, 2) for part in parts]
         embedding_output = others.pop(0) if self.has_late_gate else hidden_states
-        early = [number for number in self.layers_read if number <= self.config.joint_layer]
+        # before the frames are joined
+        read = dict(zip(self.read_before, others))
         encoder, joint_layer = self.encoder, self.config.joint_layer
         joined = encoder.join(hidden_states, layout)
         states = encoder.run_layers(
@@ -170,14 +175,12 @@ class SingleFrames:
             joint_layer,
             self.config.num_hidden_layers,
         )
-        # what was read before the frames were joined comes first
-        late = {number: read for number, read in states.read.items() if number > joint_layer}
-        states = EncoderStates(states.hidden_states, states.embedding_output, {**dict(zip(early, others)), **late})
+        if joint_layer in states.read:
+            read[joint_layer] = hidden_states
+        # in the order of the layers
+        read |= {number: state for number, state in states.read.items() if number > joint_layer}
+        states = EncoderStates(states.hidden_states, states.embedding_output, read)
         return self.model.classifier(encoder.finish(states, layout, None).pooler_output)
-
-    @property
-    def layers_read(self) -> Sequence[int]:
-        return self.config.layers_read if self.config.pooling_type == "grid" else ()
 
 
 def encodes_single_frames(config: TubeViTConfig) -> bool:
