@@ -31,6 +31,9 @@ STREAM = Case("stream.ts", options={"g": "10", "tune": "zerolatency"}, num_frame
 CASES = [
     STREAM,
     Case("uneven.mkv", options={"g": "10", "bf": "2"}, ticks=UNEVEN),
+    # only the decoder tells its frames apart
+    Case("bframes.avi", "mpeg4", options={"bf": "2", "g": "10"}),
+    Case("raw.h264", options={"g": "10", "bf": "2"}),
     # large enough to be shrunk
     Case("large.mp4", options={"g": "7"}, height=136, width=190),
 ]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..model.video_decoding_tubevit import FrameBuffer, VideoDecodingError, VideoLimits, choose_stream
-from ..model.video_index_tubevit import read_time_base
+from ..model.video_index_tubevit import FORMATS_WITHOUT_PTS, read_time_base
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from ..model.video_sampling_tubevit import ROUNDING
 from ..model.video_sources_tubevit import FORMATS
@@ -347,8 +347,8 @@ def open_stream(
 ) -> Generator[tuple[av.VideoFrame, float], None, None]:
     """Frames of a camera, an address or a file as they come, with their times in seconds.
 
-    An address may use the usual protocols of streams, and never leads to files. What says no time gets that at which
-    it came.
+    An address may use the usual protocols of streams, and never leads to files. A frame of one that says no time gets
+    that at which it came.
 
     Args:
         source: path of a file; address, such as `rtsp://...`, `rtmp://...`, `udp://...` or `http://...`; device, such
@@ -380,7 +380,7 @@ def open_stream(
         path = f"file:{path}"
     try:
         with av.open(path, format=format, options={**settings, **(options or {})}, timeout=timeout) as container:
-            yield from read_stream(container, limits)
+            yield from read_stream(container, limits, is_file=not is_live(source))
     except av.error.ExitError as error:
         raise TimeoutError(f"{name}: it was silent for {timeout:g} seconds (`timeout`).") from error
     except av.error.FFmpegError as error:
@@ -390,25 +390,36 @@ def open_stream(
 
 
 def read_stream(
-    container: av.container.InputContainer, limits: VideoLimits
+    container: av.container.InputContainer, limits: VideoLimits, is_file: bool
 ) -> Generator[tuple[av.VideoFrame, float], None, None]:
     stream = choose_stream(container, limits)
     # one frame at a time: threads over several hold frames back
     stream.codec_context.thread_type = "SLICE"
     stream.codec_context.options = limits.decoder_options()
     time_base = read_time_base(stream)
+    # what stores no times or wrong ones is counted, as `VideoReader` does
+    rate = stream.average_rate or stream.guessed_rate
+    has_no_times = container.format.name in FORMATS_WITHOUT_PTS and stream.codec_context.has_b_frames
     last = None
+    for number, frame in enumerate(decode(container, stream)):
+        if rate and (has_no_times or (is_file and frame.pts is None)):
+            time = number / float(rate)
+        else:
+            # the last frames do not know their time base
+            time = clock.monotonic() if frame.pts is None else float(frame.pts * time_base)
+        if last is not None and time < last - SET_BACK:
+            raise VideoDecodingError(f"its clock went back, from {last:g} to {time:g} seconds; open it again.")
+        # a frame that is shown no later than another is not shown
+        if last is None or time > last:
+            last = time
+            yield frame, time
+
+
+def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames that can be decoded."""
     for packet in container.demux(stream):
         try:
             frames = stream.codec_context.decode(packet if packet.size else None)
         except av.error.InvalidDataError:
             continue
-        for frame in frames:
-            # the last frames do not know their time base
-            time = clock.monotonic() if frame.pts is None else float(frame.pts * time_base)
-            if last is not None and time < last - SET_BACK:
-                raise VideoDecodingError(f"its clock went back, from {last:g} to {time:g} seconds; open it again.")
-            # a frame that is shown no later than another is not shown
-            if (last is None or time > last) and not frame.is_corrupt:
-                last = time
-                yield frame, time
+        yield from (frame for frame in frames if not frame.is_corrupt)
