@@ -94,7 +94,8 @@ def scan_timeline(
         limits: what the video may be and take; by default what the environment says.
 
     Returns:
-        The scores. Of frames that cannot be decoded it tells, with a warning.
+        The scores. Of frames that cannot be decoded it tells, with a warning: for each stands in the nearest of all
+        frames that windows have, where `read_video` takes the nearest of those of one clip.
 
     Raises:
         VideoDecodingError: `video` is no video, tells neither times nor a frame rate, or no window can be decoded.
