@@ -13,6 +13,7 @@ from .commands.predict import predict
 from .commands.probe import probe
 from .commands.scale_up import scale_up
 from .commands.search import search
+from .commands.timeline import timeline
 
 
 app = typer.Typer(name="tubevit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -30,6 +31,7 @@ app.command()(predict)
 app.command()(embed)
 app.command()(probe)
 app.command()(search)
+app.command()(timeline)
 app.command()(export)
 app.command()(plan)
 app.command()(doctor)

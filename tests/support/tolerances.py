@@ -53,6 +53,9 @@ TOLERANCES = {
     "bfloat16_loss": Tolerance(
         0.0, 0.03, "a mean over clips of losses near 2.4, each rounded at 4e-3 a step, through five steps"
     ),
+    "probability": Tolerance(
+        0.0, 1e-5, "a softmax of at most 1 in float32, whose products run in batches of another size"
+    ),
     "millions": Tolerance(0.0, 0.05, "figures of the paper and the docs are printed in millions with one decimal"),
 }
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the pictures show, held against the model and the geometry."""
 
+import numpy as np
 import pytest
 import torch
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTModel
-from tubevit_hf.visualization import draw_attention, draw_curves, draw_tubes, pooling_attention
+from tubevit_hf.visualization import draw_attention, draw_curves, draw_timeline, draw_tubes, pooling_attention
 from tubevit_hf.visualization.attention import pooler_weights
 
 from ..support.tiny import randomize, tiny_config
@@ -73,3 +74,20 @@ def test_curves_show_what_was_logged():
     assert [panel.get_title() for panel in axes] == ["loss", "accuracy", "learning rate"]
     assert [line.get_xydata().tolist() for line in axes[0].lines] == [[[5, 2.5], [10, 1.5]], [[10, 2.0]]]
     assert all(panel.get_ylim()[0] == 0 for panel in axes)
+
+
+def test_a_timeline_shows_what_is_likely_and_what_was_found():
+    times = np.stack((np.arange(5) * 0.5, np.arange(5) * 0.5 + 2), axis=1)
+    scores = np.array([[0.1, 0.2, 0.7], [0.05, 0.15, 0.8], [np.nan] * 3, [0.3, 0.1, 0.6], [0.4, 0.1, 0.5]])
+    found = [(0.0, 1.75, "c", 0.7), (2.25, 4.0, "b", 0.5)]
+    axes = draw_timeline(times, scores, ["a", "b", "c"], found, num_labels=2).axes[0]
+    # the two that are the most likely anywhere, in their own order
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c"]
+    mesh = axes.collections[0]
+    shown = np.ma.filled(mesh.get_array(), np.nan)
+    np.testing.assert_array_equal(shown, scores[:, [0, 2]].T)
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [0, 1.25, 1.75, 2.25, 2.75, 4]
+    # the segment of a class that is shown is framed in its row
+    assert len(axes.collections) == 2
+    corners = axes.collections[1].get_paths()[0].vertices
+    np.testing.assert_allclose([corners.min(axis=0), corners.max(axis=0)], [[0, 0.55], [1.75, 1.45]])

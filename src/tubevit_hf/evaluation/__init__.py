@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views, metrics, and counts of parameters and operations."""
+"""Views, metrics of clips and of segments, and counts of parameters and operations."""
 
 from .complexity import count_flops, count_parameters
 from .metrics import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy
+from .segments import segment_mean_average_precision
 from .views import predict_views
 
 
@@ -13,4 +14,5 @@ __all__ = [
     "count_flops",
     "count_parameters",
     "predict_views",
+    "segment_mean_average_precision",
 ]

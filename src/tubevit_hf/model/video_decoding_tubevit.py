@@ -245,7 +245,7 @@ class VideoReader:
             raise VideoDecodingError(f"{self.name}: {message}") from cause
 
     def open_container(self) -> None:
-        """Opens the file at its beginning, again if it was open."""
+        """Opens the file at its beginning, again if it was open; there is no index then."""
         self.close_container()
         self.container = open_container(self.file, self.limits)
         self.stream = choose_stream(self.container, self.limits)
@@ -363,18 +363,11 @@ class VideoReader:
     def decode(self, wanted: np.ndarray, frames: "FrameBuffer") -> np.ndarray | None:
         """Decodes frames, given in ascending order; gives the time of each in seconds, where the file tells."""
         while self.index is not None:
-            is_checked = self.index.is_checked
             try:
                 return self.decode_groups(wanted, frames)
             except UnreliableTimestampsError:
-                self.index = None
-            if not is_checked:
-                # a damaged file, or one that is wrong about itself: FFmpeg tells what it can give
                 frames.clear()
-                self.open_container()
-                assert self.container is not None and self.stream is not None
-                with contextlib.suppress(UnreliableTimestampsError):
-                    self.index = ScannedIndex(self.container, self.stream)
+                self.distrust_index()
         frames.clear()
         self.open_container()
         for index, frame in enumerate(self.decode_all()):
@@ -384,6 +377,17 @@ class VideoReader:
             if index == wanted[-1]:
                 break
         return wanted / self.metadata.fps if self.metadata.fps else None
+
+    def distrust_index(self) -> None:
+        """Puts another index in the place of one that turned out wrong, or none."""
+        assert self.index is not None
+        is_checked = self.index.is_checked
+        self.open_container()
+        if not is_checked:
+            # a damaged file, or one that is wrong about itself: FFmpeg tells what it can give
+            assert self.container is not None and self.stream is not None
+            with contextlib.suppress(UnreliableTimestampsError):
+                self.index = ScannedIndex(self.container, self.stream)
 
     def decode_all(self) -> Iterator[av.VideoFrame]:
         """All frames from where the container stands."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures: which regions of a clip the tubes see, and which of them the attention pooling looks at;
-how a training went.
+how a training went; what is seen when in a long video.
 
 Needs matplotlib (`pip install "tubevit_hf[demo]"`).
 """
@@ -11,7 +11,8 @@ from ..extras import of_extra
 with of_extra("demo"):
     from .attention import draw_attention, pooling_attention
     from .curves import draw_curves
+    from .timeline import draw_timeline
     from .tubes import draw_tubes
 
 
-__all__ = ["draw_attention", "draw_curves", "draw_tubes", "pooling_attention"]
+__all__ = ["draw_attention", "draw_curves", "draw_timeline", "draw_tubes", "pooling_attention"]
