@@ -29,10 +29,10 @@ def test_help_imports_no_heavy_library(arguments):
 
 
 def test_commands():
-    assert COMMANDS == [
+    assert [
         *("info", "convert", "scale-up", "predict", "embed", "probe", "search"),
         *("timeline", "export", "plan", "doctor"),
-    ]
+    ] == COMMANDS
 
 
 @pytest.mark.parametrize("order", ["tubevit_hf, transformers", "transformers, tubevit_hf"])

@@ -24,6 +24,7 @@ MODULES = (
     "tubevit_hf.data.moving_digits",
     "tubevit_hf.evaluation",
     "tubevit_hf.export",
+    "tubevit_hf.inference",
     "tubevit_hf.training",
     "tubevit_hf.visualization",
 )

@@ -14,8 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .common import one_line_errors
-from .predict import load_pipeline
+from .common import DeviceOption, one_line_errors
 
 
 if TYPE_CHECKING:
@@ -51,14 +50,17 @@ def timeline(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     srt: Annotated[Path | None, typer.Option(help="File of subtitles to write.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Picture to write (.png, .svg, .pdf).")] = None,
+    device: DeviceOption = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
     ] = False,
 ) -> None:
     """Find what happens when in a long video. If parts of it cannot be decoded, the exit code is 1."""
     with one_line_errors():
+        from ..inference.running import get_processes, load_model
         from ..inference.segments import find_segments, format_srt
         from ..inference.timeline import scan_timeline
+        from ..model.video_processing_tubevit import TubeViTVideoProcessor
 
         # before a scan that may take hours
         for file in filter(None, (srt, picture)):
@@ -66,15 +68,14 @@ def timeline(
                 raise ValueError(f"{file}: the folder does not exist.")
         if picture is not None:
             from .. import visualization  # noqa: F401  needs an extra
-        classify = load_pipeline(model, trust_remote_code)
-        if classify.video_processor is None:
+        loaded = load_model(model, device=device or get_processes().device, trust_remote_code=trust_remote_code)
+        processor: Any = loaded.processor
+        if not isinstance(processor, TubeViTVideoProcessor):
             raise ValueError(f"{model} is for images; a timeline needs a model for videos, with its video processor.")
         with warnings.catch_warnings():
             # told below
             warnings.simplefilter("ignore", UserWarning)
-            model_of_videos: Any = classify.model
-            processor: Any = classify.video_processor
-            found = scan_timeline(model_of_videos, processor, video, window, stride, progress=sys.stderr.isatty())
+            found = scan_timeline(loaded.model, processor, video, window, stride, progress=sys.stderr.isatty())
         segments = find_segments(found.times, found.scores, found.labels, threshold)
         if srt is not None:
             srt.write_text(format_srt(segments), encoding="utf-8")
