@@ -213,5 +213,9 @@ def test_what_does_not_go_with_packed_clips_is_refused():
         build()(clips_of([9, 4]), frame_mask=mask_of([9, 4], 9))
     with pytest.raises(ValueError, match=r"need a `joint_layer` of 0, got 1"):
         build_case("attention")(clips_of([9, 4]), output_hidden_states=True)
+    model = build_case("attention")
+    model.config.output_attentions = True
+    with pytest.raises(ValueError, match=r"need a `joint_layer` of 0, got 1"):
+        model(clips_of([9, 4]))
     with pytest.raises(ValueError, match=r"`labels`.*must have the shape \(2,\)"):
         build()(clips_of([9, 4]), labels=torch.tensor([0]))

@@ -804,7 +804,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         ```"""
         if frozen_output is not None:
             return self.forward_frozen(frozen_output, **kwargs)
-        if pixel_values is not None and not isinstance(pixel_values, torch.Tensor):
+        if isinstance(pixel_values, Sequence):
             return self.forward_packed(pixel_values, frame_mask, **kwargs)
         pixel_values = as_video(pixel_values)
         token_mask = None if frame_mask is None else self.embeddings.token_mask(pixel_values, frame_mask)
@@ -825,7 +825,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         joint_layer, num_layers = self.config.joint_layer, len(self.layers)
         if frame_mask is not None:
             raise ValueError("`frame_mask` is for padded clips, and a list of clips has no padding: leave it out.")
-        if joint_layer > 0 and (kwargs.get("output_hidden_states") or kwargs.get("output_attentions")):
+        recorded = ("output_hidden_states", "output_attentions")
+        if joint_layer > 0 and any(kwargs.get(name, getattr(self.config, name, False)) for name in recorded):
             raise ValueError(
                 "`output_hidden_states` and `output_attentions` of a list of clips need a `joint_layer` of 0, got "
                 f"{joint_layer}: give the clips one by one."
