@@ -14,7 +14,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from .reading import make_load, read_files
-from .running import LoadedModel, Runner, count_workers, get_processes
+from .running import LoadedModel, Runner, count_workers, get_processes, to_scores
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def predict_files(
         if logits is None:
             yield Prediction(reading.file, error=reading.error)
         else:
-            scores = score(logits, config.problem_type).mean(dim=0)
+            scores = to_scores(logits, config.problem_type).mean(dim=0)
             best = scores.topk(min(top_k, len(scores)))
             predictions = [
                 {"score": value, "label": config.id2label[label]}
@@ -75,14 +75,6 @@ def predict_files(
 
 def read_logits(output: ModelOutput) -> torch.Tensor:
     return output["logits"]
-
-
-def score(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    """As Transformers' pipelines: probabilities, of each label by itself if there may be several; values of a
-    regression as they are."""
-    if problem_type == "regression":
-        return logits
-    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)
 
 
 CSV_COLUMNS = ("video", "place", "label", "score", "error")

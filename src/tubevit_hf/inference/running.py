@@ -130,6 +130,14 @@ def fits(waiting: list[Reading], reading: Reading) -> bool:
     )
 
 
+def to_scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """As Transformers' pipelines: probabilities, of each label by itself if there may be several; values of a
+    regression as they are."""
+    if problem_type == "regression":
+        return logits
+    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)
+
+
 def count_workers() -> int:
     """Processes that read files by default: one for each CPU beside that of the model, from one to four."""
     return max(1, min(4, torch.get_num_threads() - 1))

@@ -17,6 +17,7 @@ from ..model.modeling_tubevit import EncoderStates, TubeViTForClassification
 from ..model.video_decoding_tubevit import FrameTransform
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from ..model.video_sampling_tubevit import ROUNDING
+from .running import to_scores
 
 
 # positions that are the same at every moment of a clip, so that a frame is encoded alike wherever it stands
@@ -74,7 +75,6 @@ class WindowScorer:
             raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
         if model.config.problem_type == "regression":
             raise ValueError("the model gives numbers (`problem_type` 'regression'); scores of classes are needed.")
-        self.is_multi_label = model.config.problem_type == "multi_label_classification"
         if isinstance(model, torch.nn.Module):
             model.eval()
         self.encoder: SingleFrames | WholeClips
@@ -113,8 +113,7 @@ class WindowScorer:
             for number in range(len(windows[0][0]))
         ]
         logits = self.encoder.classify(parts).float()
-        scores = logits.sigmoid() if self.is_multi_label else logits.softmax(dim=-1)
-        return scores.cpu().numpy()
+        return to_scores(logits, self.model.config.problem_type).cpu().numpy()
 
 
 class WholeClips:
