@@ -8,17 +8,9 @@ video, decoded; here the video processor asks the video's decoder for those that
 from typing import Any
 
 import numpy as np
-
-# pyrefly: ignore[missing-import]  installed by who uses this
 from mteb.models import ModelMeta
-
-# pyrefly: ignore[missing-import]
 from mteb.models.abs_encoder import AbsEncoder
-
-# pyrefly: ignore[missing-import]
 from mteb.models.model_meta import ScoringFunction
-
-# pyrefly: ignore[missing-import]
 from sentence_transformers import SentenceTransformer
 
 from .sentence_tubevit import TubeViTSentenceModule

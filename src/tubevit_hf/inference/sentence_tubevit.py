@@ -9,11 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-
-# pyrefly: ignore[missing-import]  installed by who uses this
 from sentence_transformers.base.modality import infer_modality
-
-# pyrefly: ignore[missing-import]
 from sentence_transformers.base.modules import InputModule
 from transformers import (
     AutoImageProcessor,
@@ -46,6 +42,7 @@ class TubeViTSentenceModule(InputModule):
         self.model, self.video_processor, self.image_processor = model, video_processor, image_processor
 
     @property
+    # pyrefly: ignore[bad-override]  a list of names, which have a type of their own there
     def modalities(self) -> list[str]:
         return ["video", "image"]
 
@@ -96,6 +93,7 @@ class TubeViTSentenceModule(InputModule):
         self.image_processor.save_pretrained(output_path)
 
     @classmethod
+    # pyrefly: ignore[bad-override]  what is given to a module by name differs from kind to kind
     def load(
         cls,
         model_name_or_path: str,
