@@ -93,7 +93,7 @@ def test_a_file_goes_on_where_a_killed_run_left_it(loaded, video_folder, tmp_pat
 
     def run(name: str, stop: int | None = None) -> PredictionFile:
         file = PredictionFile(tmp_path / f"{name}.{suffix}", files)
-        written = file.write(predict_files(loaded, file.start(), batch_size=1, num_workers=0))
+        written = file.write(predict_files(loaded, file.start({}), batch_size=1, num_workers=0))
         for number, _ in enumerate(written, start=1):
             if number == stop:
                 break
@@ -104,16 +104,21 @@ def test_a_file_goes_on_where_a_killed_run_left_it(loaded, video_folder, tmp_pat
         file = run(f"stopped-{stop}", stop)
         file.path.write_bytes(file.path.read_bytes() + b'{"video": "cut o')
         # and the rest of the work
-        assert len(run(f"stopped-{stop}").start()) == 0
+        assert len(run(f"stopped-{stop}").start({})) == 0
         assert file.path.read_bytes() == whole.path.read_bytes()
     assert whole.path.read_text().count("1.mp4") > 0
+
+
+def test_views_of_a_model_for_images_are_refused(loaded):
+    with pytest.raises(ValueError, match="2x3 cannot be had"):
+        predict_files(loaded._replace(processor=loaded.processor.to_image_processor()), [], views=(2, 3))
 
 
 def test_csv_is_what_a_table_program_reads(tmp_path):
     entries = [{"label": 'say "hi", twice', "score": 0.75}, {"label": "b", "score": 0.25}]
     predictions = [Prediction("a,b.mp4", entries), Prediction("c.mp4", error="c.mp4: broken")]
     file = PredictionFile(tmp_path / "out.csv", ["a,b.mp4", "c.mp4"])
-    assert list(file.start()) == ["a,b.mp4", "c.mp4"]
+    assert list(file.start({})) == ["a,b.mp4", "c.mp4"]
     assert list(file.write(predictions)) == predictions
     with file.path.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
@@ -122,7 +127,7 @@ def test_csv_is_what_a_table_program_reads(tmp_path):
         ["a,b.mp4", "2", "b", "0.25", ""],
         ["c.mp4", "", "", "", "c.mp4: broken"],
     ]
-    assert list(file.start()) == []
+    assert list(file.start({})) == []
     assert json.loads(format_prediction(predictions[1], "jsonl")) == {"video": "c.mp4", "error": "c.mp4: broken"}
 
 
@@ -132,6 +137,11 @@ def test_an_output_of_another_model_is_refused(tmp_path):
     check_same(path, {"weights": "abc", "views": "1x1"})
     with pytest.raises(OutputMismatch, match='views is "1x1", now "4x3"; weights is "abc", now "abd"'):
         check_same(path, {"weights": "abd", "views": "4x3"})
+    mine = tmp_path / "mine.csv"
+    mine.write_text("a,b\n")
+    with pytest.raises(OutputMismatch, match="nothing tells what made it"):
+        PredictionFile(mine, []).start({})
+    assert mine.read_text() == "a,b\n"
     with pytest.raises(ValueError, match=r"must end with \.jsonl or \.csv"):
         PredictionFile(tmp_path / "out.txt", [])
 

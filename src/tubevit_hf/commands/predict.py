@@ -53,7 +53,6 @@ def predict(
     if len(formats) + (out is not None) > 1:
         raise typer.BadParameter("choose one of --json, --jsonl, --csv and --out.")
     with one_line_errors():
-        from ..inference.identity import check_same
         from ..inference.prediction import PredictionFile, predict_files
         from ..inference.reading import list_files
         from ..inference.running import get_processes, load_model
@@ -69,12 +68,11 @@ def predict(
             raise typer.BadParameter(str(error).splitlines()[0], param_hint="--model") from error
         if file is not None:
             made_with = {"weights": loaded.weights, "views": views, "top_k": top_k}
-            check_same(Path(f"{file.path}.made_with.json"), {**made_with, "processor": loaded.processor.to_dict()})
-            files = file.start()
+            files = file.start({**made_with, "processor": loaded.processor.to_dict()})
+        predictions: Iterable[Prediction] = predict_files(
+            loaded, files, top_k=top_k, views=seen_in, batch_size=batch_size, num_workers=workers
+        )
 
-    predictions: Iterable[Prediction] = predict_files(
-        loaded, files, top_k=top_k, views=seen_in, batch_size=batch_size, num_workers=workers
-    )
     if file is not None:
         predictions = file.write(predictions)
     watched = Watched(predictions, len(files))

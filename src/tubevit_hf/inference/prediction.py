@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from .reading import make_load, read_files
+from .identity import OutputMismatch, check_same
+from .reading import Reading, make_load, read_files
 from .running import LoadedModel, Runner, count_workers, get_processes, to_scores
 
 
@@ -54,23 +56,24 @@ def predict_files(
     Raises:
         ValueError: `views` are asked of a model for images.
     """
-    config = model.model.config
-    readings = read_files(
-        files,
-        make_load(model.processor, config.num_frames, views),
-        count_workers() if num_workers is None else num_workers,
-    )
-    for reading, logits in Runner(model.model, read_logits, batch_size).run(readings):
-        if logits is None:
-            yield Prediction(reading.file, error=reading.error)
-        else:
-            scores = to_scores(logits, config.problem_type).mean(dim=0)
-            best = scores.topk(min(top_k, len(scores)))
-            predictions = [
-                {"score": value, "label": config.id2label[label]}
-                for value, label in zip(best.values.tolist(), best.indices.tolist())
-            ]
-            yield Prediction(reading.file, predictions)
+    load = make_load(model.processor, model.model.config.num_frames, views)
+    readings = read_files(files, load, count_workers() if num_workers is None else num_workers)
+    results = Runner(model.model, read_logits, batch_size).run(readings)
+    return (name_best(reading, logits, model.model.config, top_k) for reading, logits in results)
+
+
+def name_best(reading: Reading, logits: torch.Tensor | None, config: PreTrainedConfig, top_k: int) -> Prediction:
+    """The `top_k` labels of a file's views, `(views, labels)`."""
+    if logits is None:
+        return Prediction(reading.file, error=reading.error)
+    scores = to_scores(logits, config.problem_type).mean(dim=0)
+    best = scores.topk(min(top_k, len(scores)))
+    predictions = [
+        # pyrefly: ignore[bad-index, unsupported-operation]  transformers gives every config its labels, by number
+        {"score": value, "label": config.id2label[label]}
+        for value, label in zip(best.values.tolist(), best.indices.tolist())
+    ]
+    return Prediction(reading.file, predictions)
 
 
 def read_logits(output: ModelOutput) -> torch.Tensor:
@@ -118,10 +121,21 @@ class PredictionFile:
             raise ValueError(f"{path}: the name must end with .{' or .'.join(FORMATS)}, which tells the format.")
         self.state = get_processes()
 
-    def start(self) -> list[str]:
-        """Puts together what earlier runs left, and gives this process' share of what is missing."""
+    def start(self, made_with: dict[str, Any]) -> list[str]:
+        """Puts together what earlier runs left, and gives this process' share of what is missing.
+
+        Args:
+            made_with: what the predictions depend on, which is written down beside them.
+
+        Raises:
+            OutputMismatch: the file is of other settings, or of something else.
+        """
         if self.state.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            settings = self.path.with_name(f"{self.path.name}.made_with.json")
+            if self.path.exists() and not settings.exists():
+                raise OutputMismatch(f"{self.path}: it exists, and nothing tells what made it. Choose another.")
+            check_same(settings, made_with)
             if not self.path.exists():
                 self.path.write_text(self.header)
             if any(self.list_parts()) or not self.ends_whole():
