@@ -69,7 +69,7 @@ def name_best(reading: Reading, logits: torch.Tensor | None, config: PreTrainedC
     scores = to_scores(logits, config.problem_type).mean(dim=0)
     best = scores.topk(min(top_k, len(scores)))
     predictions = [
-        # pyrefly: ignore[bad-index, unsupported-operation]  transformers gives every config its labels, by number
+        # pyrefly: ignore[unsupported-operation]  transformers gives every config its labels
         {"score": value, "label": config.id2label[label]}
         for value, label in zip(best.values.tolist(), best.indices.tolist())
     ]

@@ -438,11 +438,12 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         moments: tuple[int, int] = ALL_TOGETHER,
+        clip_tokens: Sequence[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, AttentionWeights]:
         batch_size, num_moments = hidden_states.shape[0], moments[0]
         hidden_states = hidden_states.unflatten(1, moments).flatten(0, 1)
-        attn_output, attn_weights = self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
+        attn_output, attn_weights = self.attend(hidden_states, hidden_states, attention_mask, clip_tokens, **kwargs)
         return attn_output.unflatten(0, (batch_size, num_moments)).flatten(1, 2), attn_weights
 
 
@@ -467,7 +468,7 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
             attention_mask=token_mask,
             encoder_hidden_states=hidden_states,
         )
-        return self.attend(query, hidden_states, attention_mask, **kwargs)[0].squeeze(1)
+        return self.attend(query, hidden_states, attention_mask, None, **kwargs)[0].squeeze(1)
 
 
 # of a token's channel, as the grid pooling sees it
