@@ -31,8 +31,8 @@ from tubevit_hf.inference.running import LoadedModel, Runner
 
 
 NUM_VIDEOS = 8
-# frames, height, width: ten seconds
-VIDEO = (300, 360, 640)
+# frames, height, width: three seconds
+VIDEO = (100, 360, 640)
 FILES = (1_000, 10_000)
 
 
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder of videos; by default some are made")
     parser.add_argument("--sizes", nargs="+", default=["Ti", "S"])
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--passes", type=int, default=2, help="over the videos, in each round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=4, help="over the videos, in each round")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:

@@ -152,7 +152,8 @@ class Embedding:
         numbers = self.missing
         files = [str(self.folder / file) for number in numbers for file in self.shards[number]]
         load = make_load(self.model.processor, self.model.model.config.num_frames, (self.num_clips, 1))
-        readings = read_files(files, load, count_workers() if num_workers is None else num_workers)
+        workers = count_workers() if num_workers is None else num_workers
+        readings = read_files(files, load, workers, self.runner.batch_size)
         for number in numbers:
             yield from self.write_shard(number, readings)
             if self.state.is_main_process:

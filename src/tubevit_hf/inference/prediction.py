@@ -57,7 +57,7 @@ def predict_files(
         ValueError: `views` are asked of a model for images.
     """
     load = make_load(model.processor, model.model.config.num_frames, views)
-    readings = read_files(files, load, count_workers() if num_workers is None else num_workers)
+    readings = read_files(files, load, count_workers() if num_workers is None else num_workers, batch_size)
     results = Runner(model.model, read_logits, batch_size).run(readings)
     return (name_best(reading, logits, model.model.config, top_k) for reading, logits in results)
 

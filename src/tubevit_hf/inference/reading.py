@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -122,19 +123,24 @@ class FilesToRead(Dataset[Reading]):
             return Reading(file, error=f"{file}: {error}")
 
 
-def read_files(files: Sequence[str], load: Load, num_workers: int) -> Iterator[Reading]:
-    """Reads files in order, ahead of who takes them: each worker up to two.
+def read_files(files: Sequence[str], load: Load, num_workers: int, ahead: int = 8) -> Iterator[Reading]:
+    """Reads files in order, ahead of who takes them.
 
     Args:
         files: paths or URLs.
         load: what is made of a file.
         num_workers: processes that read; 0 reads in this one.
+        ahead: files that are read before they are asked for: while a model is at a batch, the next one.
     """
     if not files:
         return
     # a generator of its own leaves the global one as it is
     yield from DataLoader(
-        FilesToRead(files, load), batch_size=None, num_workers=num_workers, generator=torch.Generator()
+        FilesToRead(files, load),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=ceil(ahead / num_workers) if num_workers else None,
+        generator=torch.Generator(),
     )
 
 
