@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders that appear when all that belongs in them is complete, or not at all."""
+"""Folders and files that appear when all that belongs in them is complete, or not at all."""
 
+import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 # marks a folder that `export_model` wrote
@@ -44,3 +47,14 @@ def written_whole(folder: Path, overwrite: bool) -> Generator[Path, None, None]:
             finished.rename(folder)
     except OSError as error:
         raise FolderError(f"{folder}: it cannot be written ({error.strerror or error}).") from error
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """The file is there in full, or as it was."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from datasets import load_from_disk
 from transformers import AutoModel
 
 from tubevit_hf.data.annotations import find_videos
+from tubevit_hf.inference import embedding
 from tubevit_hf.inference.embedding import Embedding
 from tubevit_hf.inference.identity import OutputMismatch
 from tubevit_hf.inference.running import LoadedModel, load_model
@@ -34,9 +36,9 @@ def folder(video_folder, tmp_path) -> Path:
 
 def embed(loaded, folder: Path, out: Path, *, workers: int = 0, stop: int | None = None, **settings) -> list[str]:
     """Names of the files that were read, up to `stop` of them."""
-    embedding = Embedding(loaded, folder, out, name="tiny", **{"batch_size": 2, "shard_size": 3, **settings})
+    writer = Embedding(loaded, folder, out, name="tiny", **{"batch_size": 2, "shard_size": 3, **settings})
     read = []
-    for reading in embedding.run(workers):
+    for reading in writer.run(workers):
         read.append(Path(reading.file).name)
         if len(read) == stop:
             break
@@ -109,6 +111,20 @@ def test_only_what_is_new_is_read(loaded, folder, tmp_path, caplog):
         str(path.relative_to(folder)) for path in find_videos(folder)
     ]
     assert embed(loaded, folder, tmp_path / "out") == []
+
+
+def test_a_fast_process_takes_nothing_from_a_slow_one(loaded, video_folder, tmp_path, monkeypatch):
+    """Which shards are whose is settled before any is written."""
+    embeddings = []
+    for index in range(2):
+        state = SimpleNamespace(
+            process_index=index, num_processes=2, is_main_process=index == 0, wait_for_everyone=lambda: None
+        )
+        monkeypatch.setattr(embedding, "get_processes", lambda state=state: state)
+        embeddings.append(Embedding(loaded, video_folder, tmp_path / "out", name="tiny", shard_size=1))
+    read = [[Path(reading.file).name for reading in one.run(0)] for one in embeddings]
+    assert [len(names) for names in read] == [4, 3]
+    assert sorted(name for names in read for name in names) == sorted(path.name for path in find_videos(video_folder))
 
 
 @pytest.mark.parametrize("processes", [1, 2])

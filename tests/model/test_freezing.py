@@ -14,6 +14,7 @@ from ..support.modeling_cases import (
     assert_all_close,
     backward,
     build,
+    kept_for_backward,
     mask_of,
     random_clip,
 )
@@ -52,16 +53,7 @@ def test_frozen_parameters_stay_and_all_others_move(before, tube_kernels, where)
 def bytes_kept_for_backward(num_hidden_layers: int, gate_layer: int, before: int | None) -> int:
     """What autograd stores in a forward pass, parameters aside."""
     model = build(num_hidden_layers=num_hidden_layers, gate_layer=gate_layer, freeze_before=before).train()
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward(model) as kept:
         outputs = model(random_clip(), labels=torch.tensor([0, 2]), output_hidden_states=True)
     for index, hidden_state in enumerate(outputs.hidden_states):
         # no graph, so no backward pass either

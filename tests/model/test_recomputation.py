@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tubevit_hf import TubeViTForVideoClassification
 
-from ..support.modeling_cases import build, random_clip
+from ..support.modeling_cases import build, kept_for_backward, random_clip
 
 
 LABELS = torch.tensor([0, 2])
@@ -30,18 +30,9 @@ def keep_everything(monkeypatch):
 
 def train(model: TubeViTForVideoClassification) -> tuple[list[torch.Tensor], int, int]:
     """Gradients, bytes kept for the backward pass beside parameters, and operations of a step."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
     model.zero_grad()
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with kept_for_backward(model) as kept:
             loss = model(random_clip(), labels=LABELS).loss
         loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]

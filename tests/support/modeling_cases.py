@@ -5,6 +5,9 @@ Clips have an odd length and differ in height and width, kernels and strides dif
 are drawn at random: a swapped axis, a missing bias or a transposed weight changes the numbers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -98,6 +101,22 @@ def random_clip(size=NATIVE, batch: int = 2, dtype: torch.dtype = torch.float64,
     frames, height, width = size
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, frames, BASE["num_channels"], height, width, generator=generator).to(dtype)
+
+
+@contextmanager
+def kept_for_backward(model: nn.Module) -> Iterator[dict[int, torch.UntypedStorage]]:
+    """Fills with what autograd stores in forward passes within, parameters aside."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
 
 
 def mask_of(lengths, num_frames: int) -> torch.Tensor:

@@ -4,17 +4,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Generic, Protocol, TypeVar
 
 import typer
-
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 class Positions(str, Enum):
@@ -37,20 +33,59 @@ FramesOption = Annotated[
 HeadsOption = Annotated[int | None, typer.Option(help="Attention heads, for files that do not tell.", min=1)]
 ClassifierOption = Annotated[bool, typer.Option(help="Whether the head comes along, if there is one.")]
 PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Read a pickled file that you trust.")]
+VideoModelOption = Annotated[
+    str, typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one.")
+]
 BatchSizeOption = Annotated[int, typer.Option(help="Clips that go through the model at once.", min=1)]
 WorkersOption = Annotated[
     int | None,
     typer.Option(help="Processes that read videos; 0 for none. Default: one for each CPU but one, 4 at most.", min=0),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. Default: a GPU if there is one.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
 
 
-def progress(total: int, unit: str = "video") -> tqdm[Any]:
-    """A bar on a terminal; for one file, or where nobody watches, it would be noise."""
-    from tqdm import tqdm
+class OfFile(Protocol):
+    """What became of a file."""
 
-    return tqdm(total=total, unit=unit, disable=total == 1 or not sys.stderr.isatty())
+    @property
+    def error(self) -> str | None: ...
+
+
+OfFileT = TypeVar("OfFileT", bound=OfFile)
+
+
+class Watched(Generic[OfFileT]):
+    """Results of files under a progress bar, which would be noise for one file or where nobody watches; failures are
+    told as they come."""
+
+    def __init__(self, results: Iterable[OfFileT], total: int):
+        self.results, self.total = results, total
+        self.done = self.failed = 0
+
+    def __iter__(self) -> Iterator[OfFileT]:
+        from tqdm import tqdm
+
+        with tqdm(total=self.total, unit="video", disable=self.total == 1 or not sys.stderr.isatty()) as bar:
+            for result in self.results:
+                self.done += 1
+                if result.error is not None:
+                    self.failed += 1
+                    bar.write(f"failed: {result.error}", file=sys.stderr)
+                bar.update()
+                yield result
+
+    @contextmanager
+    def until_stopped(self, kept: str) -> Generator[None, None, None]:
+        """Ctrl-C ends with exit code 130, and tells how far it was and what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            print(f"Stopped after {self.done} of {self.total}.{kept}", file=sys.stderr)
+            raise typer.Exit(130) from None
 
 
 @contextmanager

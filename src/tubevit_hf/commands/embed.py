@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tubevit embed`: features of the videos in a folder, to files."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import BatchSizeOption, DeviceOption, OutOption, WorkersOption, one_line_errors, progress
+from .common import BatchSizeOption, DeviceOption, OutOption, Watched, WorkersOption, one_line_errors
 
 
 def embed(
@@ -43,21 +42,12 @@ def embed(
             batch_size=batch_size,
             shard_size=shard_size,
         )
-    failed = done = 0
     total = sum(len(embedding.shards[number]) for number in embedding.missing)
-    try:
-        with progress(total) as bar:
-            for reading in embedding.run(workers):
-                done += 1
-                if reading.error is not None:
-                    failed += 1
-                    bar.write(f"failed: {reading.error}", file=sys.stderr)
-                bar.update()
-    except KeyboardInterrupt:
-        print(
-            f"Stopped after {done} of {total}. {out} keeps what is whole: the same command goes on.", file=sys.stderr
-        )
-        raise typer.Exit(130) from None
-    print(f"{out}: {done - failed} video(s) read, {sum(map(len, embedding.shards))} in all.")
-    if failed:
+    watched = Watched(embedding.run(workers), total)
+    with watched.until_stopped(f" {out} keeps what is whole: the same command goes on."):
+        for _ in watched:
+            pass
+    num_read, num_files = watched.done - watched.failed, sum(map(len, embedding.shards))
+    print(f"{out}: {num_read} video(s) read, {num_files} in all.")
+    if watched.failed:
         raise typer.Exit(1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .common import BatchSizeOption, DeviceOption, WorkersOption, one_line_errors, progress
+from .common import (
+    BatchSizeOption,
+    DeviceOption,
+    TrustOption,
+    VideoModelOption,
+    Watched,
+    WorkersOption,
+    one_line_errors,
+)
 
 
 if TYPE_CHECKING:
@@ -25,10 +32,7 @@ def predict(
     videos: Annotated[
         list[str], typer.Argument(metavar="VIDEO_OR_FOLDER", help="Videos (files or URLs), or folders of videos.")
     ],
-    model: Annotated[
-        str,
-        typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one."),
-    ],
+    model: VideoModelOption,
     top_k: Annotated[int, typer.Option(help="Labels to print for each video.", min=1)] = 5,
     views: Annotated[
         str, typer.Option(help="Clips in time x crops of each, whose scores are averaged, such as 4x3.")
@@ -43,9 +47,7 @@ def predict(
     batch_size: BatchSizeOption = 8,
     workers: WorkersOption = None,
     device: DeviceOption = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Classify videos, on one machine or, by `accelerate launch -m tubevit_hf.cli predict`, on many. A video that
     cannot be read is reported and passed over, and the exit code is then 1."""
@@ -76,34 +78,12 @@ def predict(
     if file is not None:
         predictions = file.write(predictions)
     watched = Watched(predictions, len(files))
-    try:
+    with watched.until_stopped("" if out is None else f" {out} keeps them, and the same command goes on."):
         show(watched, "nothing" if file is not None else formats[0] if formats else "table")
-    except KeyboardInterrupt:
-        going_on = "" if out is None else f" {out} keeps them, and the same command goes on."
-        print(f"Stopped after {watched.done} of {len(files)}.{going_on}", file=sys.stderr)
-        raise typer.Exit(130) from None
     if file is not None:
         file.finish()
     if watched.failed:
         raise typer.Exit(1)
-
-
-class Watched:
-    """Predictions under a progress bar; failures are told as they come."""
-
-    def __init__(self, predictions: Iterable[Prediction], total: int):
-        self.predictions, self.total = predictions, total
-        self.done = self.failed = 0
-
-    def __iter__(self) -> Iterator[Prediction]:
-        with progress(self.total) as bar:
-            for prediction in self.predictions:
-                self.done += 1
-                if prediction.error is not None:
-                    self.failed += 1
-                    bar.write(f"failed: {prediction.error}", file=sys.stderr)
-                bar.update()
-                yield prediction
 
 
 def parse_views(views: str) -> tuple[int, int]:

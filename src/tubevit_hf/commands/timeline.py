@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .common import DeviceOption, one_line_errors
+from .common import DeviceOption, TrustOption, VideoModelOption, one_line_errors
 
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def parse_seconds(text: str) -> float:
 
 def timeline(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video of any length (file or URL).")],
-    model: Annotated[
-        str,
-        typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one."),
-    ],
+    model: VideoModelOption,
     window: Annotated[
         float, typer.Option(parser=parse_seconds, metavar="TIME", help="Length of a window: 2s, 500ms or 2.")
     ] = "2s",  # pyrefly: ignore[bad-function-definition]  typer parses it
@@ -51,9 +48,7 @@ def timeline(
     srt: Annotated[Path | None, typer.Option(help="File of subtitles to write.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Picture to write (.png, .svg, .pdf).")] = None,
     device: DeviceOption = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Find what happens when in a long video. If parts of it cannot be decoded, the exit code is 1."""
     with one_line_errors():

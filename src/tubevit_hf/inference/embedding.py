@@ -16,9 +16,10 @@ from transformers import BaseVideoProcessor
 from transformers.utils import ModelOutput, logging
 
 from ..data.annotations import find_videos
+from ..folders import read_json, write_json
 from .identity import check_same
 from .reading import Reading, make_load, read_files
-from .running import LoadedModel, Runner, count_workers, get_processes
+from .running import LoadedModel, Runner, get_processes
 
 
 logger = logging.get_logger(__name__)
@@ -96,6 +97,11 @@ class Embedding:
             self.plan(files)
         self.state.wait_for_everyone()
         self.shards = [list(shard) for shard in read_json(out / PLAN)]
+        missing = [number for number in range(len(self.shards)) if not self.is_written(number)]
+        # numbers of the shards that this process has to write
+        self.missing = missing[self.state.process_index :: self.state.num_processes]
+        # all have seen the same before any writes
+        self.state.wait_for_everyone()
 
     def plan(self, files: Sequence[str]) -> None:
         """Writes down of which files, and of what size, each shard is. Shards of earlier runs stay as they are; files
@@ -126,12 +132,6 @@ class Embedding:
             shards.append({file: sizes[file] for file in new[start : start + self.shard_size]})
         write_json(path, shards)
 
-    @property
-    def missing(self) -> list[int]:
-        """Numbers of the shards that this process has to write."""
-        missing = [number for number in range(len(self.shards)) if not self.is_written(number)]
-        return missing[self.state.process_index :: self.state.num_processes]
-
     def shard_path(self, number: int) -> Path:
         return self.out / f"data-{number:05d}.arrow"
 
@@ -149,15 +149,13 @@ class Embedding:
             num_workers: processes that read files; 0 reads in this one. By default one for each CPU but one, four at
                 most.
         """
-        numbers = self.missing
-        files = [str(self.folder / file) for number in numbers for file in self.shards[number]]
+        files = [str(self.folder / file) for number in self.missing for file in self.shards[number]]
         load = make_load(self.model.processor, self.model.model.config.num_frames, (self.num_clips, 1))
-        workers = count_workers() if num_workers is None else num_workers
-        readings = read_files(files, load, workers, self.runner.batch_size)
-        for number in numbers:
-            yield from self.write_shard(number, readings)
+        readings = read_files(files, load, num_workers, self.runner.batch_size)
+        for number in self.missing:
             if self.state.is_main_process:
                 self.publish()
+            yield from self.write_shard(number, readings)
         self.state.wait_for_everyone()
         if self.state.is_main_process:
             self.publish()
@@ -236,14 +234,3 @@ def read_features(output: ModelOutput) -> torch.Tensor:
 
 def read_tokens(output: ModelOutput) -> torch.Tensor:
     return output["last_hidden_state"]
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, value: object) -> None:
-    """The file is there in full, or as it was."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)

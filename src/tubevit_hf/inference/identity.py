@@ -3,11 +3,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from ..folders import read_json, write_json
 
 
 class OutputMismatch(ValueError):
@@ -16,10 +19,15 @@ class OutputMismatch(ValueError):
 
 def hash_weights(model: nn.Module) -> str:
     """SHA-256 over the names and values of all weights."""
+    return hash_tensors(model.state_dict().items())
+
+
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256 over names and values, in order."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors:
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -44,10 +52,10 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
     """
     settings = json.loads(json.dumps(settings))
     if not path.exists():
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+        write_json(path, settings)
         return
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except ValueError as error:
         raise OutputMismatch(
             f"{path}: it is no JSON, so what made the output is not known. Choose another."

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
-from transformers import AutoImageProcessor, AutoModel, AutoVideoProcessor, PreTrainedModel
-from transformers.image_utils import load_image
+from transformers import AutoImageProcessor, AutoModel
 
 from ..data.annotations import is_image
-from ..data.clips import EvaluationViews
 from .feature_folders import FeaturesError
-from .identity import hash_weights
+from .reading import make_load
+from .running import LoadedModel, load_model
 
 
 # clips that are compared at once
@@ -120,7 +119,7 @@ def find_rows(rows: Dataset, file: str) -> np.ndarray | None:
     return rows.with_format("numpy", columns=["features"])[numbers]["features"] if numbers else None
 
 
-def load_embedder(settings: Mapping[str, Any], model: str | os.PathLike[str] | None = None) -> PreTrainedModel:
+def load_embedder(settings: Mapping[str, Any], model: str | os.PathLike[str] | None = None) -> LoadedModel:
     """The model that made features, or another place of it.
 
     Args:
@@ -132,38 +131,34 @@ def load_embedder(settings: Mapping[str, Any], model: str | os.PathLike[str] | N
         OSError, ValueError: there is no such model.
     """
     name = os.fspath(model or settings["model"])
-    loaded = AutoModel.from_pretrained(name).eval()
-    if (found := hash_weights(loaded)) != settings["weights"]:
+    loaded = load_model(name, auto=AutoModel)
+    if loaded.weights != settings["weights"]:
         raise WeightsMismatch(
-            f"{name}: its weights have the SHA-256 {found[:12]}…, and the features were made by {settings['model']} "
-            f"with {settings['weights'][:12]}…. Give the model that made them, or embed the videos with this one."
+            f"{name}: its weights have the SHA-256 {loaded.weights[:12]}…, and the features were made by "
+            f"{settings['model']} with {settings['weights'][:12]}…. Give the model that made them, or embed the "
+            "videos with this one."
         )
     return loaded
 
 
 @torch.inference_mode()
 def embed_query(
-    query: str | os.PathLike[str], model: PreTrainedModel, name: str | os.PathLike[str], settings: Mapping[str, Any]
+    query: str | os.PathLike[str], model: LoadedModel, name: str | os.PathLike[str], settings: Mapping[str, Any]
 ) -> torch.Tensor:
     """Features of a video or an image, `(clips, dim)`, made as those of the rows were.
 
     Args:
         query: path or URL.
         model: that [`load_embedder`] gave.
-        name: where its processors are.
+        name: where it is, and the processor of images.
         settings: what is noted beside the features.
 
     Raises:
         ValueError, OSError: it cannot be read.
     """
-    if is_image(os.fspath(query)):
-        inputs = AutoImageProcessor.from_pretrained(name)(load_image(os.fspath(query)), return_tensors="pt")
-    else:
-        processor, num_frames = AutoVideoProcessor.from_pretrained(name), model.config.num_frames
-        num_clips = settings.get("num_clips", 1)
-        if num_clips == 1:
-            inputs = processor(query, num_frames=num_frames, do_sample_frames=True, return_tensors="pt")
-        else:
-            views = EvaluationViews(processor, num_frames, getattr(processor, "fps", None), num_clips)
-            inputs = {"pixel_values": views(query)}
-    return model(**inputs).pooler_output
+    query = os.fspath(query)
+    processor, num_clips = model.processor, settings.get("num_clips", 1)
+    if is_image(query):
+        processor, num_clips = AutoImageProcessor.from_pretrained(name), 1
+    reading = make_load(processor, model.model.config.num_frames, (num_clips, 1))(query)
+    return model.model(**reading.inputs).pooler_output

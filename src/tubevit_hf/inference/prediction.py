@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from .identity import OutputMismatch, check_same
 from .reading import Reading, make_load, read_files
-from .running import LoadedModel, Runner, count_workers, get_processes, to_scores
+from .running import LoadedModel, Runner, get_processes, to_scores
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def predict_files(
         ValueError: `views` are asked of a model for images.
     """
     load = make_load(model.processor, model.model.config.num_frames, views)
-    readings = read_files(files, load, count_workers() if num_workers is None else num_workers, batch_size)
+    readings = read_files(files, load, num_workers, batch_size)
     results = Runner(model.model, read_logits, batch_size).run(readings)
     return (name_best(reading, logits, model.model.config, top_k) for reading, logits in results)
 

@@ -123,17 +123,20 @@ class FilesToRead(Dataset[Reading]):
             return Reading(file, error=f"{file}: {error}")
 
 
-def read_files(files: Sequence[str], load: Load, num_workers: int, ahead: int = 8) -> Iterator[Reading]:
+def read_files(files: Sequence[str], load: Load, num_workers: int | None = None, ahead: int = 8) -> Iterator[Reading]:
     """Reads files in order, ahead of who takes them.
 
     Args:
         files: paths or URLs.
         load: what is made of a file.
-        num_workers: processes that read; 0 reads in this one.
+        num_workers: processes that read; 0 reads in this one. By default one for each CPU beside that of the model,
+            from one to four.
         ahead: files that are read before they are asked for: while a model is at a batch, the next one.
     """
     if not files:
         return
+    if num_workers is None:
+        num_workers = max(1, min(4, torch.get_num_threads() - 1))
     # a generator of its own leaves the global one as it is
     yield from DataLoader(
         FilesToRead(files, load),

@@ -138,11 +138,6 @@ def to_scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
     return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)
 
 
-def count_workers() -> int:
-    """Processes that read files by default: one for each CPU beside that of the model, from one to four."""
-    return max(1, min(4, torch.get_num_threads() - 1))
-
-
 def get_processes() -> PartialState:
     """Which of how many processes this is, as `accelerate launch` started them, and its device."""
     # by itself Accelerate takes several processes on CPUs for one each

@@ -20,6 +20,8 @@ from tqdm.auto import tqdm
 from ..data import ClipDataset
 from ..data.clips import has_short_clips
 from ..data.splits import name_of, path_of
+from ..folders import read_json, write_json
+from ..inference.identity import hash_tensors
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from ..model.number_types_tubevit import warn_of_emulation
 from ..model.tubes_tubevit import Size
@@ -231,7 +233,7 @@ def check_settings(folder: Path, settings: dict[str, Any], overwrite: bool) -> N
     path = folder / SETTINGS_NAME
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         other = sorted(name for name in {*settings, *before} if settings.get(name) != before.get(name))
         if not other:
             return
@@ -245,9 +247,7 @@ def check_settings(folder: Path, settings: dict[str, Any], overwrite: bool) -> N
     path.unlink(missing_ok=True)
     for shard in folder.glob("clips-*"):
         shard.unlink()
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_json(path, settings)
 
 
 def describe(model: TubeViTPreTrainedModel, clips: ClipDataset, bf16: bool) -> dict[str, Any]:
@@ -268,12 +268,7 @@ def describe(model: TubeViTPreTrainedModel, clips: ClipDataset, bf16: bool) -> d
 
 
 def hash_frozen(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return hash_tensors(named for named in model.named_parameters() if not named[1].requires_grad)
 
 
 def hash_rows(clips: ClipDataset) -> str:
