@@ -18,8 +18,8 @@ test: quality ## run every check and test
 	$(RUN) tests/support/fetch_transformers_tests.py
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist worksteal
 
-wheel: $(VENV)/installed ## build the wheel and try it in an environment of its own
-	$(RUN) tests/support/try_wheel.py
+wheel: ## build the wheel and try it in an environment of its own
+	$(PYTHON) tests/support/try_wheel.py
 
 quality: $(VENV)/installed ## lint, format, types, and which room imports which
 	$(RUN) -m ruff check .

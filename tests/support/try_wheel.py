@@ -8,7 +8,6 @@ Nothing of the repository can be imported there: what the package forgot to brin
 
 import os
 import subprocess
-import sys
 import tempfile
 import venv
 from pathlib import Path
@@ -53,9 +52,13 @@ for module in ("visualization", "data.moving_digits"):
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        wheels, environment, work = (Path(folder, name) for name in ("wheels", "environment", "work"))
+        wheels, builder, environment, work = (
+            Path(folder, name) for name in ("wheels", "builder", "environment", "work")
+        )
+        venv.create(builder, with_pip=True)
+        run(builder / "bin" / "python", "-m", "pip", "install", "--quiet", "build>=1.2.1", cwd=folder)
         # the wheel is made of the source distribution, so that neither lacks a file
-        run(sys.executable, "-m", "build", "--outdir", wheels, ROOT, cwd=folder)
+        run(builder / "bin" / "python", "-m", "build", "--outdir", wheels, ROOT, cwd=folder)
         [wheel] = wheels.glob("*.whl")
         print(f"{wheel.name}: {wheel.stat().st_size / 1024:.0f} KiB", flush=True)
         venv.create(environment, with_pip=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,9 @@ PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Read a pickl
 VideoModelOption = Annotated[
     str, typer.Option(help="Folder or repo id of a model for video classification, or a folder of an exported one.")
 ]
-BatchSizeOption = Annotated[int, typer.Option(help="Clips that go through the model at once.", min=1)]
+BatchSizeOption = Annotated[
+    int | None, typer.Option(help="Clips that go through the model at once. Default: 1 on a CPU, else 8.", min=1)
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(help="Processes that read videos; 0 for none. Default: one for each CPU but one, 4 at most.", min=0),
@@ -46,6 +49,12 @@ TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+
+
+def share_cores() -> None:
+    """Lets threads that wait leave their core to those that decode, unless the user has chosen; to be called before
+    torch is loaded, which starts them."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 class OfFile(Protocol):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import BatchSizeOption, DeviceOption, OutOption, Watched, WorkersOption, one_line_errors
+from .common import BatchSizeOption, DeviceOption, OutOption, Watched, WorkersOption, one_line_errors, share_cores
 
 
 def embed(
@@ -17,7 +17,7 @@ def embed(
         bool, typer.Option("--tokens", help="Write all tokens of the last layer instead of pooled features.")
     ] = False,
     clips: Annotated[int, typer.Option(help="Clips of each video, a row each.", min=1)] = 1,
-    batch_size: BatchSizeOption = 8,
+    batch_size: BatchSizeOption = None,
     shard_size: Annotated[int, typer.Option(help="Videos of a shard.", min=1)] = 64,
     workers: WorkersOption = None,
     device: DeviceOption = None,
@@ -25,6 +25,7 @@ def embed(
     """Write features of videos to a folder that `datasets.load_from_disk` opens. If it exists, only what is missing is
     read: after a run that was stopped, or when videos have been added. `accelerate launch -m tubevit_hf.cli embed`
     shares the work out. A video that cannot be read is reported and passed over, and the exit code is then 1."""
+    share_cores()
     with one_line_errors():
         from transformers import AutoModel
 

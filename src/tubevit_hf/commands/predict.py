@@ -21,6 +21,7 @@ from .common import (
     Watched,
     WorkersOption,
     one_line_errors,
+    share_cores,
 )
 
 
@@ -44,7 +45,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each video.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
-    batch_size: BatchSizeOption = 8,
+    batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
@@ -54,6 +55,7 @@ def predict(
     formats = [name for name, wanted in {"json": as_json, "jsonl": as_jsonl, "csv": as_csv}.items() if wanted]
     if len(formats) + (out is not None) > 1:
         raise typer.BadParameter("choose one of --json, --jsonl, --csv and --out.")
+    share_cores()
     with one_line_errors():
         from ..inference.prediction import PredictionFile, predict_files
         from ..inference.reading import list_files

@@ -47,7 +47,7 @@ class Embedding:
         tokens: whether tokens are written instead of features.
         num_clips: clips of each video, evenly spaced, a row each; one is what the processor makes of a video by its
             own settings.
-        batch_size: clips that go through the model at once.
+        batch_size: clips that go through the model at once; by default 1 on a CPU, else 8.
         shard_size: files of a shard, which is what a run that is killed loses at most.
 
     Raises:
@@ -63,7 +63,7 @@ class Embedding:
         name: str,
         tokens: bool = False,
         num_clips: int = 1,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         shard_size: int = 64,
     ):
         if num_clips < 1 or shard_size < 1:
@@ -85,7 +85,6 @@ class Embedding:
             "processor": model.processor.to_dict(),
             "tokens": tokens,
             "num_clips": num_clips,
-            "batch_size": batch_size,
             "shard_size": shard_size,
             "has_labels": self.has_labels,
         }

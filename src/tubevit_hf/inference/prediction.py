@@ -39,7 +39,7 @@ def predict_files(
     *,
     top_k: int = 5,
     views: tuple[int, int] = (1, 1),
-    batch_size: int = 8,
+    batch_size: int | None = None,
     num_workers: int | None = None,
 ) -> Iterator[Prediction]:
     """Classifies files as Transformers' pipeline does, in order; files are read ahead beside the model.
@@ -50,15 +50,15 @@ def predict_files(
         top_k: labels of each file.
         views: clips in time and crops of each, whose scores are averaged, see [`EvaluationViews`]; one of each is
             what the processor makes of a video by its own settings.
-        batch_size: clips that go through the model at once.
+        batch_size: clips that go through the model at once; by default 1 on a CPU, else 8.
         num_workers: processes that read files; 0 reads in this one. By default one for each CPU but one, four at most.
 
     Raises:
         ValueError: `views` are asked of a model for images.
     """
     load = make_load(model.processor, model.model.config.num_frames, views)
-    readings = read_files(files, load, num_workers, batch_size)
-    results = Runner(model.model, read_logits, batch_size).run(readings)
+    runner = Runner(model.model, read_logits, batch_size)
+    results = runner.run(read_files(files, load, num_workers, runner.batch_size))
     return (name_best(reading, logits, model.model.config, top_k) for reading, logits in results)
 
 

@@ -123,7 +123,9 @@ class FilesToRead(Dataset[Reading]):
             return Reading(file, error=f"{file}: {error}")
 
 
-def read_files(files: Sequence[str], load: Load, num_workers: int | None = None, ahead: int = 8) -> Iterator[Reading]:
+def read_files(
+    files: Sequence[str], load: Load, num_workers: int | None = None, batch_size: int = 1
+) -> Iterator[Reading]:
     """Reads files in order, ahead of who takes them.
 
     Args:
@@ -131,7 +133,7 @@ def read_files(files: Sequence[str], load: Load, num_workers: int | None = None,
         load: what is made of a file.
         num_workers: processes that read; 0 reads in this one. By default one for each CPU beside that of the model,
             from one to four.
-        ahead: files that are read before they are asked for: while a model is at a batch, the next one.
+        batch_size: files that are asked for at once: while a model is at some, as many are read.
     """
     if not files:
         return
@@ -142,7 +144,8 @@ def read_files(files: Sequence[str], load: Load, num_workers: int | None = None,
         FilesToRead(files, load),
         batch_size=None,
         num_workers=num_workers,
-        prefetch_factor=ceil(ahead / num_workers) if num_workers else None,
+        # some more make up for files that take longer than others
+        prefetch_factor=ceil(max(8, batch_size) / num_workers) if num_workers else None,
         generator=torch.Generator(),
     )
 

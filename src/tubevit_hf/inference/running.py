@@ -62,10 +62,13 @@ class Runner:
     Args:
         model: in evaluation mode, on its device; or an exported graph.
         read_output: what is kept of its output.
-        batch_size: clips that go through at once; those of a batch are of one shape.
+        batch_size: clips that go through at once; those of a batch are of one shape. By default 8, and 1 on a CPU,
+            where a batch is no faster and would have to be waited for.
     """
 
-    def __init__(self, model: Any, read_output: ReadOutput, batch_size: int = 8):
+    def __init__(self, model: Any, read_output: ReadOutput, batch_size: int | None = None):
+        if batch_size is None:
+            batch_size = 1 if model.device.type == "cpu" else 8
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         self.model, self.read_output, self.batch_size = model, read_output, batch_size
@@ -105,7 +108,10 @@ class Runner:
     @torch.inference_mode()
     def run_batches(self, readings: list[Reading]) -> list[torch.Tensor]:
         """`(views, ...)` of each reading."""
-        inputs = {name: torch.cat([reading.inputs[name] for reading in readings]) for name in readings[0].inputs}
+        (first, *others) = readings
+        inputs = first.inputs
+        if others:
+            inputs = {name: torch.cat([reading.inputs[name] for reading in readings]) for name in inputs}
         outputs = []
         for start in range(0, len(inputs["pixel_values"]), self.batch_size):
             batch = {name: values[start : start + self.batch_size] for name, values in inputs.items()}
