@@ -34,10 +34,10 @@ HMDB51 = re.compile(r"^(.+)_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med
 def find_groups(names: Sequence[str], labels: Sequence[int] | None = None) -> list[str] | None:
     """What the names of files tell about who or what their clips are taken from.
 
-    Names of known data sets are known, others are cut into words. `person01` counts anywhere, `seq03` before the clip's
-    number, with what tells sequences of the same number apart. A part without such a word counts if it comes back
-    within classes and the clip's number follows, as in `shooting_07_02`. Nothing is said where it could as well be a
-    number of the clip: most groups must have several clips and most classes several groups.
+    Names of known data sets are known, others are cut into words. `person01` counts anywhere, `seq03` before the
+    clip's number, with what tells sequences of the same number apart. A part without such a word counts if it comes
+    back within classes and the clip's number follows, as in `shooting_07_02`. Nothing is said where it could as well
+    be a number of the clip: most groups must have several clips and most classes several groups.
 
     Args:
         names: of the files, or their paths, of which the last part counts.
