@@ -23,6 +23,7 @@ MODULES = (
     "tubevit_hf.data",
     "tubevit_hf.data.moving_digits",
     "tubevit_hf.evaluation",
+    "tubevit_hf.explanation",
     "tubevit_hf.export",
     "tubevit_hf.inference",
     "tubevit_hf.training",

@@ -26,3 +26,11 @@ def predict_views(
     logits = model(pixel_values.flatten(0, 1), **kwargs).logits.float()
     scores = logits.sigmoid() if multi_label else logits.softmax(dim=-1)
     return scores.unflatten(0, (-1, num_views)).mean(dim=1)
+
+
+def to_scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """As Transformers' pipelines: probabilities, of each label by itself if there may be several; values of a
+    regression as they are."""
+    if problem_type == "regression":
+        return logits
+    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)

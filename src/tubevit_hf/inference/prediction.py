@@ -14,9 +14,10 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from ..evaluation.views import to_scores
 from .identity import OutputMismatch, check_same
 from .reading import Reading, make_load, read_files
-from .running import LoadedModel, Runner, get_processes, to_scores
+from .running import LoadedModel, Runner, get_processes
 
 
 @dataclass(frozen=True)

@@ -136,14 +136,6 @@ def fits(waiting: list[Reading], reading: Reading) -> bool:
     )
 
 
-def to_scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    """As Transformers' pipelines: probabilities, of each label by itself if there may be several; values of a
-    regression as they are."""
-    if problem_type == "regression":
-        return logits
-    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)
-
-
 def get_processes() -> PartialState:
     """Which of how many processes this is, as `accelerate launch` started them, and its device."""
     # by itself Accelerate takes several processes on CPUs for one each

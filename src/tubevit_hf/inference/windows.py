@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from ..evaluation.views import to_scores
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import EncoderStates, TubeViTForClassification
 from ..model.video_decoding_tubevit import FrameTransform
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from ..model.video_sampling_tubevit import ROUNDING
-from .running import to_scores
 
 
 # positions that are the same at every moment of a clip, so that a frame is encoded alike wherever it stands

@@ -5,11 +5,12 @@ how a training went; what is seen when in a long video.
 Needs matplotlib (`pip install "tubevit_hf[demo]"`).
 """
 
+from ..explanation import pooling_attention
 from ..extras import of_extra
 
 
 with of_extra("demo"):
-    from .attention import draw_attention, pooling_attention
+    from .attention import draw_attention
     from .curves import draw_curves
     from .timeline import draw_timeline
     from .tubes import draw_tubes

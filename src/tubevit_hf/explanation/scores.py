@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The label that is explained, and how likely it is."""
+
+import torch
+
+from ..model.modeling_tubevit import TubeViTForClassification, TubeViTPreTrainedModel
+
+
+def check_classifier(model: TubeViTPreTrainedModel) -> TubeViTForClassification:
+    """The model, or a `ValueError` if it has no labels."""
+    if not isinstance(model, TubeViTForClassification) or not model.config.num_labels:
+        raise ValueError(
+            f"{type(model).__name__} has no labels: load TubeViTForVideoClassification, or choose the method "
+            '"rollout" or "attention", which need none.'
+        )
+    return model
+
+
+def read_logits(model: TubeViTForClassification, pixel_values: torch.Tensor) -> torch.Tensor:
+    """In float32: `(batch, labels)`."""
+    logits = model(pixel_values).logits
+    assert logits is not None
+    return logits.float()
+
+
+def choose_labels(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """`labels`, checked, or the most likely one of each clip: `(batch,)`."""
+    if labels is None:
+        return logits.argmax(dim=-1)
+    labels = torch.as_tensor(labels, device=logits.device)
+    if labels.shape != logits.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` must be whole numbers, one for each of {len(logits)} clip(s), got {tuple(labels.shape)} of "
+            f"{labels.dtype}."
+        )
+    wrong = labels[(labels < 0) | (labels >= logits.shape[-1])].tolist()
+    if wrong:
+        raise ValueError(f"`labels` must be from 0 to {logits.shape[-1] - 1}, got {wrong}.")
+    return labels
+
+
+def of_labels(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`(batch, labels)` at one label of each clip: `(batch,)`."""
+    return values.gather(1, labels[:, None])[:, 0]
