@@ -62,16 +62,12 @@ class Runner:
     Args:
         model: in evaluation mode, on its device; or an exported graph.
         read_output: what is kept of its output.
-        batch_size: clips that go through at once; those of a batch are of one shape. By default 8, and 1 on a CPU,
-            where a batch is no faster and would have to be waited for.
+        batch_size: clips that go through at once, of one shape; by default as `choose_batch_size` has it.
     """
 
     def __init__(self, model: Any, read_output: ReadOutput, batch_size: int | None = None):
-        if batch_size is None:
-            batch_size = 1 if model.device.type == "cpu" else 8
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        self.model, self.read_output, self.batch_size = model, read_output, batch_size
+        self.model, self.read_output = model, read_output
+        self.batch_size = choose_batch_size(model.device, batch_size)
 
     def run(self, readings: Iterable[Reading]) -> Iterator[tuple[Reading, torch.Tensor | None]]:
         """Each reading, without its inputs, and what was read of the model's output: `(views, ...)`, on the CPU. A
@@ -122,6 +118,19 @@ class Runner:
     def to_model(self, values: torch.Tensor) -> torch.Tensor:
         dtype = self.model.dtype if values.is_floating_point() else values.dtype
         return values.to(self.model.device, dtype)
+
+
+def choose_batch_size(device: torch.device, batch_size: int | None = None) -> int:
+    """What the user chose, or 8; on a CPU 1, where more are no faster, have to be waited for, and take memory.
+
+    Raises:
+        ValueError: the user chose less than 1.
+    """
+    if batch_size is None:
+        return 1 if device.type == "cpu" else 8
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    return batch_size
 
 
 def fits(waiting: list[Reading], reading: Reading) -> bool:

@@ -29,6 +29,7 @@ from ..model.video_index_tubevit import UnreliableTimestampsError
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from ..model.video_sampling_tubevit import duration, frames_shown_at
 from ..model.video_sources_tubevit import VideoSource
+from .running import choose_batch_size
 from .windows import Classifier, FrameState, WindowScorer, check_seconds, count_windows, sample_times
 
 
@@ -71,7 +72,7 @@ def scan_timeline(
     window: float,
     stride: float,
     num_frames: int | None = None,
-    batch_size: int = 2,
+    batch_size: int | None = None,
     reuse: bool = True,
     progress: bool = False,
     limits: VideoLimits | None = None,
@@ -87,7 +88,7 @@ def scan_timeline(
         window: length of a window in seconds.
         stride: from the start of one window to that of the next, in seconds.
         num_frames: of a window; by default the model's.
-        batch_size: windows that go through the model together.
+        batch_size: windows that go through the model together; by default 1 on a CPU, else 8.
         reuse: whether layers before a `joint_layer` run once for each frame instead of for each window; it changes
             nothing but the time. Other models have no such layers.
         progress: whether a bar on stderr shows how far it is.
@@ -102,8 +103,7 @@ def scan_timeline(
         ValueError: `window` or `stride` is not above 0, or the video is shorter than a window.
     """
     check_seconds(window=window, stride=stride)
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    batch_size = choose_batch_size(model.device, batch_size)
     scorer = WindowScorer(model, processor, num_frames, reuse)
     with VideoReader(video, limits) as reader, tqdm(unit="window", disable=not progress) as bar:
         scan = Scan(reader, scorer, window, stride, batch_size, bar)
