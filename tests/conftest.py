@@ -2,14 +2,18 @@
 """What all tests share: no network, the same random numbers for every test, and one tiny checkpoint."""
 
 import os
+import tempfile
 
 
 # read when transformers and torch are imported
 os.environ["HF_HUB_OFFLINE"] = "1"
+# what is known of the tests' videos is not the user's
+os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp()
 # threads that spin while they wait make tests that share the cores several times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +46,12 @@ def _reproducible():
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _assets():
+    yield
+    shutil.rmtree(os.environ["HF_ASSETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

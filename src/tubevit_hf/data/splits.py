@@ -2,8 +2,7 @@
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..model.video_decoding_tubevit import VideoDecodingError, VideoReader
 from .annotations import AnnotationError, find_images, find_videos, is_image, read_annotations
+from .facts import open_all, open_video, recall_opened
 
 
 logger = logging.get_logger(__name__)
@@ -159,29 +157,15 @@ def holds_images(rows: Dataset) -> bool:
 def drop_unreadable(rows: Dataset, split: str) -> Dataset:
     """Passes over videos that cannot be opened and images that cannot be read, and reports them.
 
-    Each of several processes looks at its share, and all pass over the same. Of most files only the header is read.
+    Each of several processes looks at its share, and all pass over the same. Of most files only the header is read,
+    and those that an earlier start opened are not opened again, see [`KnownFiles`].
 
     Raises:
         AnnotationError: nothing is left.
     """
     several = torch.distributed.is_initialized()
     rank, num_processes = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several else (0, 1)
-    mine = range(rank, len(rows), num_processes)
-
-    def check(index: int) -> str | None:
-        return find_fault(rows[index])
-
-    with ThreadPoolExecutor() as pool:
-        found = list(
-            tqdm(
-                pool.map(check, mine),
-                total=len(mine),
-                desc=f"Checking {split}",
-                unit="video",
-                disable=None if rank == 0 else True,
-            )
-        )
-    faults = {index: fault for index, fault in zip(mine, found) if fault is not None}
+    faults = find_faults(rows, range(rank, len(rows), num_processes), f"Checking {split}", show=rank == 0)
     if several:
         parts: list[dict[int, str]] = [{}] * num_processes
         torch.distributed.all_gather_object(parts, faults)
@@ -193,15 +177,17 @@ def drop_unreadable(rows: Dataset, split: str) -> Dataset:
     return rows.select([index for index in range(len(rows)) if index not in faults]) if faults else rows
 
 
-def find_fault(row: dict[str, Any]) -> str | None:
-    """Why the video of a row cannot be used, `None` if it can."""
-    try:
-        with VideoReader(path_of(row)) as reader:
-            if reader.metadata.total_num_frames == 1:
-                reader.get_frames([0])
-            return None
-    except VideoDecodingError as error:
-        return str(error)
+def find_faults(rows: Dataset, indices: Sequence[int], description: str, show: bool) -> dict[int, str]:
+    """Why the videos of some rows cannot be used, by row; those that can are not among them."""
+    paths: dict[int, str] = {}
+    # what lies in the dataset itself has no path: it is read once, when it is opened
+    if indices and isinstance(path_of(rows[indices[0]]), str):
+        paths = {index: path for index in indices if isinstance(path := path_of(rows[index]), str)}
+    known = recall_opened(list(paths.values()), description, show)
+    opened = {index: known[path] for index, path in paths.items()}
+    others = [index for index in indices if index not in paths]
+    opened |= zip(others, open_all(others, lambda index: open_video(path_of(rows[index])), description, show))
+    return {index: found.fault for index, found in opened.items() if found.fault is not None}
 
 
 def name_of(index: int, row: dict[str, Any]) -> str:
