@@ -38,6 +38,13 @@ MAX_TURNED = 0.25
 IMBALANCE = 5
 # groups, or videos where no groups are known
 MIN_GROUPS = 3
+# what to do where a trait tells classes apart
+EVEN_OUT = {
+    "length": "cut clips of all classes to similar lengths",
+    "shape": "cut frames of all classes to similar shapes",
+    "rate": "convert all videos to one rate",
+    "codec": "convert all videos in the same way",
+}
 # rows of signatures that are compared with all others at once
 BLOCK = 1024
 
@@ -390,9 +397,10 @@ def find_odd_classes(
             where = f"{split}/{label}" if split else label
             yield Finding("empty class", "grave", where, "the folder holds no videos", "fill or remove the folder")
     labels = sorted({label for _, label, _ in places})
+    there = {(split, label) for split, label, _ in places}
     for label in labels:
-        lacking = [split for split in splits if (split, label) not in {place[:2] for place in places}]
-        if lacking:
+        lacking = [split for split in splits if (split, label) not in there]
+        if lacking and label in {video.label for video in videos}:
             advice = "move some of its videos there, or remove it"
             yield Finding("class in one split", "grave", label, f"{lacking[0]} has no such class", advice)
     for _, alike in itertools.groupby(sorted(labels, key=str.casefold), key=str.casefold):
@@ -425,7 +433,7 @@ def find_trait_leaks(videos: Sequence[InspectedVideo]) -> list[Leak] | None:
     containers = [f"{video.opened.codec} in {os.path.splitext(video.name)[1].lower()}" for video in videos]
     kinds = sorted(set(containers))
     traits = {
-        "length": [[video.opened.seconds or 0.0, video.opened.num_frames] for video in videos],
+        "length": [[video.opened.seconds or 0.0] for video in videos],
         "shape": [
             [video.looked.width, video.looked.height, video.looked.width / max(1, video.looked.height)]
             for video in videos
@@ -446,7 +454,7 @@ def describe_leaks(leaks: Sequence[Leak]) -> Iterator[Finding]:
     for leak in leaks:
         if leak.trait == "all":
             continue
-        advice = f"make it the same in all classes, or a model may learn the {leak.trait} instead of what happens"
+        advice = f"{EVEN_OUT[leak.trait]}, or a model may learn that instead of what happens"
         if leak.told >= GRAVE:
             message = f"it alone tells classes with an accuracy of {leak.accuracy:.0%}; by chance {leak.chance:.0%}"
             yield Finding("leak", "grave", f"the {leak.trait}", message, advice)
