@@ -27,6 +27,8 @@ MAX_MISSING = 0.02
 # grey of the brightest cell of a black video, span of one that shows nothing, change in one that stands still; coding
 # adds a little to each
 BLACK, ONE_COLOR, FROZEN = 32.0, 8.0, 8.0
+# in less time, in seconds, things may stand still
+MIN_SECONDS = 0.5
 # longer side of a frame over the shorter one, and pixels of the shorter one
 MAX_RATIO, MIN_SIDE = 3.0, 32
 # correlations of signatures, and of what changes in them, from which on two files show the same: re-encoded ones are
@@ -258,7 +260,7 @@ def find_broken(videos: Sequence[InspectedVideo]) -> Iterator[Finding]:
         elif opened.num_frames == 1:
             message = "it has one frame, and no motion"
             yield Finding("one frame", "warning", video.name, message, "leave it out", name)
-        elif looked.change < FROZEN:
+        elif looked.change < FROZEN and (opened.seconds or MIN_SECONDS) >= MIN_SECONDS:
             message = f"nothing changes in its {opened.num_frames} frames"
             yield Finding("frozen", "warning", video.name, message, "leave it out, unless that is its class", name)
 
