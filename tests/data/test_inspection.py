@@ -246,21 +246,23 @@ def correlations(signatures: np.ndarray) -> np.ndarray:
 def test_alike_is_what_correlates_as_a_whole_and_in_what_changes(monkeypatch):
     rng = np.random.default_rng(0)
     scene = rng.uniform(0, 255, (1, 1, 8, 8))
-    signatures = scene + rng.normal(0, 20, (7, 8, 8, 8))
+    signatures = scene + rng.normal(0, 20, (8, 8, 8, 8))
     signatures[3] = 0.8 * signatures[1] + 20 + rng.normal(0, 1, (8, 8, 8))
     signatures[6] = signatures[3]
     # one scene with little motion, which differs
     signatures[4] = scene + rng.normal(0, 1, (8, 8, 8))
     signatures[5] = scene + rng.normal(0, 1, (8, 8, 8))
+    # the motion of another scene
+    signatures[7] = signatures[0] - scene + rng.uniform(0, 255, (1, 8, 8))
     changes = signatures - signatures.mean(1, keepdims=True)
     expected = [
         (first, second)
-        for first in range(7)
-        for second in range(first + 1, 7)
+        for first in range(8)
+        for second in range(first + 1, 8)
         if correlations(signatures)[first, second] > 0.985 and correlations(changes)[first, second] > 0.85
     ]
     assert expected == [(1, 3), (1, 6), (3, 6)]
-    assert correlations(signatures)[4, 5] > 0.985
+    assert correlations(signatures)[4, 5] > 0.985 and correlations(changes)[0, 7] > 0.85
     for block in (1, 2, 100):
         monkeypatch.setattr("tubevit_hf.data.inspection.BLOCK", block)
         assert sorted(find_alike(signatures)) == expected
