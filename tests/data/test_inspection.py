@@ -13,7 +13,14 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from tubevit_hf.cli import app
-from tubevit_hf.data import AnnotationError, inspect_videos, read_leave_out
+from tubevit_hf.data import (
+    AnnotationError,
+    drop_unreadable,
+    facts,
+    inspect_videos,
+    load_folder,
+    read_leave_out,
+)
 from tubevit_hf.data.inspection import FolderReport, find_alike, group_alike, list_classes
 from tubevit_hf.data.leaks import find_leaks
 from tubevit_hf.data.leave_out import write_leave_out
@@ -166,7 +173,7 @@ def test_each_fault_is_named_in_one_line(folder, tmp_path, monkeypatch):
     }
 
 
-def test_a_sound_folder(folder):
+def test_a_sound_folder(folder, monkeypatch):
     report = inspect(folder)
     assert report.findings == [] and not report.is_grave and report.leave_out == {}
     assert report.num_videos == 42 and report.num_groups == 7
@@ -174,7 +181,11 @@ def test_a_sound_folder(folder):
     result = CliRunner().invoke(app, ["doctor", str(folder), "--workers", "0"])
     assert result.exit_code == 0
     assert "42 videos of 3 classes, 7 groups by their names. Findings: 0 grave, 0 to look at." in result.output
+    # nor does training open anything again
+    monkeypatch.setattr("tubevit_hf.data.facts.open_video", None)
+    assert len(drop_unreadable(load_folder(folder)["train"], "train")) == 24
     # without splits
+    monkeypatch.undo()
     assert inspect(folder / "train").findings == []
     assert [split for split, *_ in list_classes(folder / "train")] == [""] * 3
 
@@ -197,6 +208,11 @@ def keep_one_class(folder: Path) -> None:
             shutil.rmtree(folder / split / label)
 
 
+def lay_aside(folder: Path) -> None:
+    (folder / "validation").rename(folder / "val")
+    (folder / "train" / "jump" / "person01_jump_0.mp4").rename(folder / "train" / "person01_jump_0.mp4")
+
+
 @pytest.mark.parametrize(
     ("change", "findings"),
     [
@@ -205,11 +221,42 @@ def keep_one_class(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder / "validation" / "run"), {("class in one split", "run")}),
         (lambda folder: take_away(folder, 3), {("too few groups", "jump")}),
         (lambda folder: take_away(folder, 1), {("too few groups", "jump"), ("imbalance", "jump")}),
+        (lay_aside, {("passed over", "val"), ("passed over", "train")}),
     ],
 )
 def test_classes(change: Callable[[Path], None], findings, folder):
     change(folder)
     assert {(finding.kind, finding.where) for finding in inspect(folder).findings} == findings
+
+
+def test_groups_that_only_other_classes_share(folder):
+    """Some data sets number the groups of each class, and a number says little then."""
+    shutil.rmtree(folder / "validation" / "walk")
+    (folder / "validation" / "walk").mkdir()
+    for person in (5, 8):
+        write_video(folder / "train" / "walk" / f"person{person:02d}_walk_0.mp4", clip_of("walk", 300 + person))
+        write_video(folder / "validation" / "walk" / f"person{person + 5}_walk_0.mp4", clip_of("walk", 310 + person))
+    [finding] = inspect(folder).findings
+    assert (finding.kind, finding.where, finding.gravity) == ("group in both splits", "person05", "warning")
+    assert finding.message.endswith("such as validation/jump/person05_jump_0.mp4, of other classes")
+
+
+def test_what_was_seen_is_kept_when_it_is_stopped(folder, monkeypatch):
+    look_at, seen = facts.look_at, []
+
+    def stop_at_third(path: str, isolated: bool = False) -> facts.Looked:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(path)
+        return look_at(path, isolated)
+
+    monkeypatch.setattr(facts, "look_at", stop_at_third)
+    result = CliRunner().invoke(app, ["doctor", str(folder), "--workers", "0"])
+    assert result.exit_code == 130
+    assert result.stderr == "Stopped. What was seen is kept: the same command goes on from there.\n"
+    monkeypatch.setattr(facts, "look_at", lambda path, isolated=False: seen.append(path) or look_at(path))
+    assert CliRunner().invoke(app, ["doctor", str(folder), "--workers", "0"]).exit_code == 0
+    assert len(seen) == len(set(seen)) == 42
 
 
 def test_a_class_that_stands_still_is_named_once(folder):

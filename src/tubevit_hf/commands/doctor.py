@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import sys
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
@@ -69,7 +70,11 @@ def examine_folder(folder: Path, workers: int | None, leave_out: Path | None, as
     from ..data.inspection import inspect_videos
     from ..data.leave_out import write_leave_out
 
-    report = inspect_videos(folder, workers)
+    try:
+        report = inspect_videos(folder, workers)
+    except KeyboardInterrupt:
+        print("Stopped. What was seen is kept: the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(130) from None
     if leave_out is not None:
         write_leave_out(leave_out, folder, report.leave_out)
     if as_json:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
 from .annotations import AnnotationError, find_videos
 from .facts import Looked, Opened, decode_signature, recall_looked, recall_opened
 from .groups import find_groups
@@ -34,6 +35,8 @@ MAX_RATIO, MIN_SIDE = 3.0, 32
 # correlations of signatures, and of what changes in them, from which on two files show the same: re-encoded ones are
 # above, other clips of the same scene below the second, other clips of the same motion below the first
 SAME, SAME_CHANGE = 0.985, 0.85
+# grey that a cell of a signature differs by where nothing is to be seen
+NOISE = 0.5
 # videos of a class that have another rotation than most
 MAX_TURNED = 0.25
 # largest class over the smallest one
@@ -199,9 +202,10 @@ def inspect_videos(
     ]
     usable = [video for video in videos if video.fault is None]
     broken = list(find_common(list(find_broken(usable)), usable))
-    named = {finding.where for finding in broken}
-    sound = [video for video in usable if video.name not in named]
-    leaks = find_trait_leaks(usable)
+    sound = without(usable, broken)
+    repeated = list(find_repeated(sound))
+    # a copy in another fold would tell the class of its like
+    leaks = find_trait_leaks(without(sound, repeated))
     findings = [
         *(
             Finding("unreadable", "grave", video.name, video.fault, "mend it, or leave it out", (video.name,))
@@ -209,17 +213,24 @@ def inspect_videos(
             if video.fault is not None
         ),
         *broken,
-        *find_repeated(sound),
+        *repeated,
         *find_odd_shapes(sound),
         *find_odd_rotations(sound),
         *find_shared_groups(videos),
         *find_odd_classes(places, videos),
+        *find_passed_over(folder, places),
         *describe_leaks(leaks or []),
     ]
     findings.sort(key=lambda finding: finding.gravity != "grave")
     num_groups = None if groups is None else len(set(groups))
     summaries = [summarize(label, [video for video in usable if video.label == label]) for label in labels]
     return FolderReport(str(folder), len(videos), num_groups, findings, summaries, leaks)
+
+
+def without(videos: Sequence[InspectedVideo], findings: Sequence[Finding]) -> list[InspectedVideo]:
+    """The videos that no finding names."""
+    named = {finding.where for finding in findings}
+    return [video for video in videos if video.name not in named]
 
 
 def list_classes(folder: Path) -> list[tuple[str, str, list[Path]]]:
@@ -316,8 +327,11 @@ def group_alike(videos: Sequence[InspectedVideo]) -> list[list[InspectedVideo]]:
     first_of: dict[str, int] = {}
     for index, video in enumerate(videos):
         leaders[index] = first_of.setdefault(video.looked.sha256, index)
-    for first, second in find_alike(np.stack([decode_signature(video.looked.signature) for video in videos])):
-        leaders[max(lead(first), lead(second))] = min(lead(first), lead(second))
+    different = list(first_of.values())
+    signatures = np.stack([decode_signature(videos[index].looked.signature) for index in different])
+    for first, second in find_alike(signatures):
+        ends = sorted((lead(different[first]), lead(different[second])))
+        leaders[ends[1]] = ends[0]
     groups: dict[int, list[InspectedVideo]] = defaultdict(list)
     for index, video in enumerate(videos):
         groups[lead(index)].append(video)
@@ -343,9 +357,10 @@ def find_alike(signatures: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def to_unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of mean 0 and length 1, whose products are correlations."""
+    """Rows of mean 0 and length 1, whose products are correlations; what hardly varies is shorter, like nothing."""
     rows = rows - rows.mean(1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    shortest = NOISE * rows.shape[1] ** 0.5
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), shortest)
 
 
 def find_odd_shapes(videos: Sequence[InspectedVideo]) -> Iterator[Finding]:
@@ -378,15 +393,19 @@ def find_odd_rotations(videos: Sequence[InspectedVideo]) -> Iterator[Finding]:
 
 
 def find_shared_groups(videos: Sequence[InspectedVideo]) -> Iterator[Finding]:
-    by_group: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    by_group: dict[str, dict[str, list[InspectedVideo]]] = defaultdict(lambda: defaultdict(list))
     for video in videos:
         if video.group is not None:
-            by_group[video.group][video.split].append(video.name)
+            by_group[video.group][video.split].append(video)
     for group, by_split in sorted(by_group.items()):
         if len(by_split) > 1:
+            classes = [{video.label for video in by_split[split]} for split in SPLITS]
             counts = " and ".join(f"{len(by_split[split])} of {split}" for split in SPLITS)
-            message = f"both splits have clips of it, {counts}, such as {by_split['validation'][0]}"
-            yield Finding("group in both splits", "grave", group, message, "move all its clips to one split")
+            message = f"both splits have clips of it, {counts}, such as {by_split['validation'][0].name}"
+            # some data sets number the groups of each class
+            gravity = "grave" if classes[0] & classes[1] else "warning"
+            message += "" if gravity == "grave" else ", of other classes"
+            yield Finding("group in both splits", gravity, group, message, "move all its clips to one split")
 
 
 def find_odd_classes(
@@ -418,7 +437,7 @@ def find_odd_classes(
         (largest, most), (smallest, least) = counts.most_common(1)[0], counts.most_common()[-1]
         if most >= IMBALANCE * least:
             message = f"{least} videos, where {largest} has {most}"
-            advice = "collect more, or train with --class_weights balanced"
+            advice = "collect more, or train with --class_weights"
             yield Finding("imbalance", "warning", smallest, message, advice)
     for label in labels:
         groups = {video.group or video.name for video in videos if video.label == label}
@@ -426,6 +445,22 @@ def find_odd_classes(
             what = "group(s)" if videos[0].group is not None else "video(s)"
             message = f"{len(groups)} {what}: too few to train on some and evaluate on others"
             yield Finding("too few groups", "warning", label, message, "collect clips of more people or scenes")
+
+
+def find_passed_over(folder: Path, places: Sequence[tuple[str, str, list[Path]]]) -> Iterator[Finding]:
+    """Videos beside the folders of classes, and folders beside those of splits."""
+    splits = list(dict.fromkeys(split for split, *_ in places))
+    others = [path for path in folder.iterdir() if path.is_dir() and path.name not in splits] if any(splits) else []
+    for path in sorted(others):
+        if videos := find_videos(path):
+            message = f"its {len(videos)} videos are passed over: it is neither {' nor '.join(SPLITS)}"
+            yield Finding("passed over", "warning", path.name, message, "rename it if it is one of them")
+    for parent in dict.fromkeys([folder, *(folder / split for split in splits)]):
+        loose = sorted(path for path in parent.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+        if loose:
+            where = parent.relative_to(folder).as_posix()
+            message = f"{len(loose)} videos are in no folder of a class, such as {loose[0].name}"
+            yield Finding("passed over", "warning", where, message, "move each into the folder of its class")
 
 
 def find_trait_leaks(videos: Sequence[InspectedVideo]) -> list[Leak] | None:
