@@ -332,6 +332,11 @@ def test_leaks_are_what_a_trait_tells_of_videos_that_were_not_seen():
     assert leaks["shape"].told == 0 and leaks["shape"].by_class == {}
     assert leaks["rate"].by_class["b"] == 1 and leaks["rate"].told > 0
     assert leaks["all"].accuracy > 0.9
+    # names that are numbers, and classes of which hardly anything is there
+    numbers = [str(ord(label)) for label in labels]
+    assert find_leaks({"length": told}, numbers, groups)[0].by_class == dict.fromkeys(set(numbers), 1.0)
+    rare = ["rare" if number < 4 else label for number, label in enumerate(labels)]
+    assert find_leaks({"length": told}, rare, groups)[0].chance == 0.25
     assert find_leaks({"length": told}, ["a"] * 100) == []
     assert find_leaks({"length": told[:4]}, list("aabb")) == []
 
@@ -343,6 +348,17 @@ def test_folds_share_no_group():
     values = np.tile(np.random.default_rng(0).uniform(size=(100, 1)), (4, 1))
     assert find_leaks({"shape": values}, labels, groups)[0].told < 0.2
     assert find_leaks({"shape": values}, labels)[0].told > 0.8
+
+
+def test_leaks_of_a_part_of_many_videos(monkeypatch, recwarn):
+    """Of each of many classes hardly any video is drawn."""
+    monkeypatch.setattr("tubevit_hf.data.leaks.MAX_VIDEOS", 60)
+    labels = [str(number % 30) for number in range(300)]
+    values = np.array([[float(label)] for label in labels])
+    for groups in (None, [str(number % 7) for number in range(300)]):
+        leak = find_leaks({"length": values}, labels, groups)[0]
+        assert leak.is_significant and 1 / 30 < leak.accuracy < 1
+    assert not recwarn
 
 
 def test_lists_of_files_to_leave_out(tmp_path, caplog):

@@ -5,22 +5,24 @@ If classes were filmed or cut in different ways, a model can tell them apart wit
 it learns is worth nothing elsewhere. Decision trees that see these few numbers only show how far that goes.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..extras import of_extra
 
 
 # folds of the cross-validation, if each class has as many videos
 NUM_FOLDS = 5
-NUM_TREES = 100
+NUM_TREES = 50
 # classes with fewer videos are not judged
 MIN_VIDEOS = 5
 # videos that are drawn of larger data: the accuracy is known to a hundredth then
-MAX_VIDEOS = 10_000
+MAX_VIDEOS = 4_000
 # a difference from chance counts from so many standard errors on
 SIGNIFICANT = 3.0
 # how much of what chance leaves open is told: from this on it is a finding, and from that on a grave one
@@ -72,30 +74,34 @@ def find_leaks(
         ModuleNotFoundError: scikit-learn is not installed.
     """
     with of_extra("demo"):
-        from sklearn.model_selection import StratifiedGroupKFold
+        from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     counts = Counter(labels)
-    judged = np.array([index for index, label in enumerate(labels) if counts[label] >= MIN_VIDEOS])
-    rng = np.random.default_rng(0)
+    judged = np.array([index for index, label in enumerate(labels) if counts[label] >= MIN_VIDEOS], dtype=np.int64)
     if len(judged) > MAX_VIDEOS:
-        judged = np.sort(rng.choice(judged, MAX_VIDEOS, replace=False))
-    classes = np.array(labels)[judged] if len(judged) else np.array([])
-    names = np.unique(classes)
-    parts = np.array(groups)[judged] if groups is not None and len(judged) else np.arange(len(judged))
-    num_folds = min(NUM_FOLDS, len(np.unique(parts)))
-    if len(names) < 2 or num_folds < 2:
+        judged = np.sort(np.random.default_rng(0).choice(judged, MAX_VIDEOS, replace=False))
+    # numbers: scikit-learn would take names that consist of digits for such
+    names, classes = np.unique(np.array(labels)[judged], return_inverse=True)
+    parts = None if groups is None else np.array(groups)[judged]
+    if len(names) < 2 or (parts is not None and len(np.unique(parts)) < 2):
         return []
-    folds = list(StratifiedGroupKFold(num_folds, shuffle=True, random_state=0).split(classes, classes, groups=parts))
+    num_folds = min(NUM_FOLDS, np.bincount(classes).max(), len(judged if parts is None else np.unique(parts)))
+    splitter = (StratifiedKFold if parts is None else StratifiedGroupKFold)(num_folds, shuffle=True, random_state=0)
     differing = {name: values[judged] for name, values in traits.items() if len(np.unique(values[judged], axis=0)) > 1}
-    leaks = [judge(name, values, classes, names, folds) for name, values in differing.items()]
     if differing:
-        leaks.append(judge("all", np.concatenate(list(differing.values()), axis=1), classes, names, folds))
-    return leaks
+        differing["all"] = np.concatenate(list(differing.values()), axis=1)
+    with warnings.catch_warnings():
+        # of classes that have few videos, not every fold has one
+        warnings.simplefilter("ignore")
+        folds = list(splitter.split(classes, classes, groups=parts))
+        bar = tqdm(differing.items(), desc="Telling classes by traits", unit="trait", disable=None)
+        return [judge(name, values, classes, names, folds) for name, values in bar]
 
 
 def judge(
     trait: str, values: np.ndarray, classes: np.ndarray, names: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
 ) -> Leak:
+    """What a forest tells of the videos that it has not seen; `classes` are places in `names`."""
     with of_extra("demo"):
         from sklearn.ensemble import RandomForestClassifier
 
@@ -104,15 +110,15 @@ def judge(
         # a leaf of one video would know it by heart
         forest = RandomForestClassifier(NUM_TREES, min_samples_leaf=2, class_weight="balanced", random_state=0)
         predicted[test] = forest.fit(values[train], classes[train]).predict(values[test])
-    is_right = predicted == classes
-    accuracy = float(np.mean([is_right[classes == name].mean() for name in names]))
-    chance = 1 / len(names)
-    error = np.sqrt(np.mean([chance * (1 - chance) / (classes == name).sum() for name in names]) / len(names))
-    by_class: dict[str, float] = {}
-    for name in names:
-        inside = classes == name
-        value = ((predicted[inside] == name).mean() + (predicted[~inside] != name).mean()) / 2
-        of_chance = np.sqrt(0.25 / inside.sum() + 0.25 / (~inside).sum()) / 2
-        if value > 0.5 + SIGNIFICANT * of_chance:
-            by_class[str(name)] = float(value)
+    counts = np.bincount(classes)
+    rights = np.bincount(classes[predicted == classes], minlength=len(names)) / counts
+    # of those of other classes
+    wrongs = np.bincount(predicted[predicted != classes], minlength=len(names)) / (len(classes) - counts)
+    accuracy, chance = float(rights.mean()), 1 / len(names)
+    error = np.sqrt((chance * (1 - chance) / counts).mean() / len(names))
+    told = (rights + 1 - wrongs) / 2
+    of_chance = np.sqrt(0.25 / counts + 0.25 / (len(classes) - counts)) / 2
+    by_class = {
+        str(names[place]): float(told[place]) for place in np.flatnonzero(told > 0.5 + SIGNIFICANT * of_chance)
+    }
     return Leak(trait, accuracy, chance, bool(accuracy > chance + SIGNIFICANT * error), by_class)
