@@ -8,10 +8,12 @@ through pipes, which needs no library.
 """
 
 import base64
+import fcntl
 import json
 import os
+import select
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +25,8 @@ SCREENS = {"phone": (390, 844), "desk": (1280, 900)}
 THEMES = ("light", "dark")
 # a page of this height is caught in one picture
 MAX_HEIGHT = 16_000
+# that an answer may take
+SECONDS = 60
 
 
 def find_chromium() -> str | None:
@@ -39,36 +43,31 @@ class Chromium:
         self.session: str | None = None
 
     def __enter__(self) -> "Chromium":
-        self.folder = tempfile.TemporaryDirectory()
-        their_in, our_out = os.pipe()
-        our_in, their_out = os.pipe()
-
-        def connect() -> None:
-            # Chromium reads from 3 and writes to 4; copied first, as the pipes may have these numbers themselves
-            copies = [os.dup2(descriptor, number) for descriptor, number in ((their_in, 100), (their_out, 101))]
-            for descriptor, number in zip(copies, (3, 4)):
-                os.dup2(descriptor, number)
-
-        self.process = subprocess.Popen(
-            [
-                self.path,
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--no-first-run",
-                "--remote-debugging-pipe",
-                f"--user-data-dir={self.folder.name}",
-                "about:blank",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            close_fds=False,
-            preexec_fn=connect,
-        )
-        os.close(their_in)
-        os.close(their_out)
-        self.reader, self.writer = os.fdopen(our_in, "rb"), os.fdopen(our_out, "wb")
+        self.folder = tempfile.mkdtemp()
+        their_in, self.out = os.pipe()
+        self.into, their_out = os.pipe()
+        self.buffer = bytearray()
+        # Chromium reads from 3 and writes to 4; first out of the way of these numbers
+        free = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in (their_in, their_out)]
+        command = [
+            self.path,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self.folder}",
+            "about:blank",
+        ]
+        actions = [
+            (os.POSIX_SPAWN_DUP2, free[0], 3),
+            (os.POSIX_SPAWN_DUP2, free[1], 4),
+            *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)),
+        ]
+        self.process = os.posix_spawn(self.path, command, os.environ, file_actions=actions)
+        for descriptor in (their_in, their_out, *free):
+            os.close(descriptor)
         pages = [target for target in self.ask("Target.getTargets")["targetInfos"] if target["type"] == "page"]
         attached = self.ask("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)
         self.session = attached["sessionId"]
@@ -80,11 +79,14 @@ class Chromium:
         self.session = None
         try:
             self.ask("Browser.close")
+        except RuntimeError:
+            os.kill(self.process, signal.SIGKILL)
         finally:
-            self.writer.close()
-            self.reader.close()
-            self.process.wait(timeout=30)
-            self.folder.cleanup()
+            os.waitpid(self.process, 0)
+            os.close(self.out)
+            os.close(self.into)
+            # helpers of it may still be writing there
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def ask(self, method: str, **parameters: object) -> dict:
         """Sends a command and waits for its answer; what happens in between is in `events`."""
@@ -92,8 +94,7 @@ class Chromium:
         message: dict = {"id": self.number, "method": method, "params": parameters}
         if self.session is not None:
             message["sessionId"] = self.session
-        self.writer.write(json.dumps(message).encode() + b"\0")
-        self.writer.flush()
+        os.write(self.out, json.dumps(message).encode() + b"\0")
         while True:
             answer = self.receive()
             if answer.get("id") == self.number:
@@ -103,12 +104,15 @@ class Chromium:
             self.events.append(answer)
 
     def receive(self) -> dict:
-        data = bytearray()
-        while (byte := self.reader.read(1)) != b"\0":
-            if not byte:
-                raise RuntimeError("Chromium has ended.")
-            data += byte
-        return json.loads(data)
+        while b"\0" not in self.buffer:
+            ready, _, _ = select.select([self.into], [], [], SECONDS)
+            data = os.read(self.into, 1 << 20) if ready else b""
+            if not data:
+                raise RuntimeError("Chromium has ended." if ready else f"Chromium has said nothing for {SECONDS} s.")
+            self.buffer += data
+        message, _, rest = self.buffer.partition(b"\0")
+        self.buffer = rest
+        return json.loads(message)
 
     def open(self, page: Path, screen: str, theme: str) -> None:
         """Shows a page, with all of its pictures, and waits until it is complete."""

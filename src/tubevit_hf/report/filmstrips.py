@@ -27,6 +27,8 @@ QUALITY = 60
 AMBER = (255.0, 176.0, 0.0)
 # as strong as it gets, and how bright a grey frame is
 STRENGTH, GREY = 0.8, 0.7
+# changes of a few points shall look like such
+LEAST_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ class Strip:
     error: str | None = None
 
     @property
-    def highest_drop(self) -> float:
-        return max((abs(moment.drop or 0.0) for moment in self.moments), default=0.0)
+    def scale(self) -> float:
+        """What a bar of full height stands for: the greatest change, but not less than `LEAST_SCALE`."""
+        return max(LEAST_SCALE, *(abs(moment.drop or 0.0) for moment in self.moments))
 
 
 def choose_clips(measurement: Measurement) -> tuple[list[MeasuredVideo], list[MeasuredVideo]]:

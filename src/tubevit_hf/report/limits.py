@@ -42,13 +42,20 @@ def of_size(measurement: Measurement) -> Iterator[str]:
             f"It is not shown to be better than always saying {measurement.majority!r}, which is right for "
             f"{percent(measurement.majority_share)} of these videos."
         )
-    if share.width > WIDE:
+    if share.width <= WIDE:
+        return
+    anywhere = f"may be anywhere from {percent(share.low)} to {percent(share.high)}"
+    if share is measurement.accuracy_by_groups:
+        yield (
+            f"The videos are of {measurement.num_groups} groups, and those of one are alike: the accuracy on new "
+            f"groups {anywhere}. To know it better, measure more groups rather than more videos of these."
+        )
+    else:
         # widths shrink with the root of the number
         wanted = share.of * (share.width / WIDE) ** 2
         yield (
-            f"{share.of} videos are few: the accuracy on many more like them may be anywhere from "
-            f"{percent(share.low)} to {percent(share.high)}. To know it within 5 points, measure about "
-            f"{10 * round(wanted / 10):,}."
+            f"{share.of} videos are few: the accuracy on many more like them {anywhere}. To know it within 5 points, "
+            f"measure about {10 * round(wanted / 10):,}."
         )
 
 
@@ -58,7 +65,7 @@ def of_groups(measurement: Measurement) -> Iterator[str]:
             "Nothing tells which videos show the same person, place or take. If such are among both the training "
             "videos and these, the accuracy on new ones is lower; `--groups` finds them in the names."
         )
-    elif measurement.num_groups < FEW_GROUPS:
+    elif measurement.num_groups < FEW_GROUPS and measurement.best_interval is measurement.accuracy:
         yield (
             f"The videos are of {measurement.num_groups} groups only, and videos of one are alike: new groups may do "
             "better or worse than the interval says."

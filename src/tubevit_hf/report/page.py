@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A measurement as one page of HTML that needs nothing but itself."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def render_page(
     )
     filters: dict[str, Any] = environment.filters
     filters |= {"percent": percent, "interval": interval, "labels": name_labels, "file_name": short_name}
-    filters |= {"shade": shade, "points": points}
+    filters |= {"shade": shade, "points": points, "code": mark_code}
     return environment.get_template("page.html").render(
         measurement=measurement,
         name=Path(measurement.model).name or measurement.model,
@@ -104,6 +105,11 @@ def short_name(file: str) -> Markup:
     text = str(Path(*Path(file).parts[-2:]))
     escaped = Markup.escape(text)
     return Markup(escaped.replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
+
+
+def mark_code(text: str) -> Markup:
+    """What stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", Markup.escape(text)))
 
 
 def shade(count: int, of: int) -> int:
