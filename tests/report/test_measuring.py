@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoVideoProcessor, pipeline
+from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
 
 from tubevit_hf import TubeViTForVideoClassification, folders
 from tubevit_hf.inference import load_model
@@ -19,6 +19,7 @@ from tubevit_hf.report import measuring as measuring_module
 from tubevit_hf.report.filmstrips import NUM_CLIPS, choose_clips, draw_strips, to_pictures
 from tubevit_hf.report.history import read_history
 from tubevit_hf.report.limits import list_limits
+from tubevit_hf.report.measuring import check_model
 from tubevit_hf.report.statistics import calibrate, wilson_share
 
 from ..support.tiny import LABELS
@@ -108,6 +109,15 @@ def test_weights_that_give_no_numbers_are_refused(model_folder, class_folders):
     model.save_pretrained(model_folder)
     with pytest.raises(ReportError, match="not finite"):
         measured(model_folder, class_folders)
+
+
+def test_models_without_classes_and_of_images_are_refused(model_folder, class_folders):
+    loaded = load_model(str(model_folder))
+    with pytest.raises(ReportError, match="for images"):
+        check_model("a", loaded._replace(processor=AutoImageProcessor.from_pretrained(model_folder)))
+    loaded.model.config.problem_type = "regression"
+    with pytest.raises(ReportError, match="gives numbers"):
+        check_model("a", loaded)
 
 
 def test_strips_show_what_the_model_saw(model_folder, class_folders):

@@ -108,7 +108,9 @@ def report(
     if written.card is not None:
         console.print(f"card     {written.card}")
     elif written.kept_card is not None:
-        console.print(f"card     {written.kept_card} is your own and stays; `--card FILE` writes one beside it")
+        console.print(
+            f"card     {written.kept_card} was written or changed by somebody and stays; `--card FILE` writes another"
+        )
     if measurement.failed:
         raise typer.Exit(1)
 
