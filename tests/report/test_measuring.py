@@ -171,7 +171,10 @@ def test_history_of_a_training(tmp_path):
     history = read_history(tmp_path)
     assert [choice.name for choice in history.choices] == ["layers 6, differences", "layers 6, means"]
     assert history.still_does_as_well == (0.9, 0.8)
-    for name in ("trainer_state.json", "few_videos.json"):
+    (tmp_path / "results.json").write_text('{"source": "a ViT", "videos": {"train": 9, "validation": 3}, "more": 1}')
+    history = read_history(tmp_path)
+    assert (history.source, history.videos, history.division) == ("a ViT", {"train": 9, "validation": 3}, None)
+    for name in ("trainer_state.json", "few_videos.json", "results.json"):
         (tmp_path / name).write_text("[1, 2")
     assert read_history(tmp_path).choices == []
 

@@ -33,6 +33,9 @@ HISTORY = History(
     "layers 6+8, means+differences",
     [Choice("layers 6+8, means+differences", 0.98, 0.3, False), Choice("layers 6, means", 0.85, 0.6, True)],
     ["Held-out training videos: 97.9% right."],
+    "a ViT",
+    {"train": 96, "validation": 24},
+    "by group",
 )
 
 

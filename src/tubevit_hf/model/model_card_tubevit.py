@@ -62,6 +62,10 @@ No evaluation was recorded with this checkpoint.
 | {{ name }} | {{ value }} |
 {%- endfor %}
 {%- endif %}
+{%- if details %}
+
+{{ details }}
+{%- endif %}
 
 ## Citation
 
@@ -90,6 +94,7 @@ def create_model_card(
     split: str | None = None,
     limits: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    details: str = "",
 ) -> ModelCard:
     """Writes a model card.
 
@@ -104,6 +109,7 @@ def create_model_card(
         split: in a sentence, which videos were measured.
         limits: what the numbers do not show, a sentence each.
         environment: what they were measured on and with, by name.
+        details: sections of its own, in Markdown, before the citation.
     """
     title = model_name.split("/")[-1]
     # YAML would write a NumPy number as code
@@ -140,6 +146,7 @@ def create_model_card(
         split=split,
         limits=[" ".join(limit.split()) for limit in limits],
         environment=environment,
+        details=details.strip(),
     )
     return ModelCard(f"{card.content.rstrip()}\n\n{MARK.format(hash_card(card.content))}\n")
 

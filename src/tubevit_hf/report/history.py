@@ -37,12 +37,18 @@ class History:
         chosen: what the recipe for few videos chose to read, if that fitted the model.
         choices: all that it could have chosen, the best first.
         notes: what it said.
+        source: the model that it was made from.
+        videos: how many trained and validated, by split.
+        division: how it came about which did what.
     """
 
     curves: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
     chosen: str | None = None
     choices: list[Choice] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    source: str | None = None
+    videos: dict[str, int] = field(default_factory=dict)
+    division: str | None = None
 
     @property
     def still_does_as_well(self) -> tuple[float, float] | None:
@@ -55,7 +61,8 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Reads what a training left in a model's folder: `trainer_state.json`, `few_videos.json`, or nothing. Files that
+    """Reads what a training left in a model's folder: `trainer_state.json`, `few_videos.json`,
+    `results.json`, or nothing. Files that
     are not what they should be say nothing."""
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for entry in read_if_there(folder / "trainer_state.json").get("log_history", []):
@@ -63,7 +70,7 @@ def read_history(folder: Path) -> History:
             for name, line in lines.items():
                 if name in entry and "step" in entry:
                     curves.setdefault(panel, {}).setdefault(line, []).append((entry["step"], entry[name]))
-    fitted = read_if_there(folder / "few_videos.json")
+    fitted, trained = read_if_there(folder / "few_videos.json"), read_if_there(folder / "results.json")
     choices = [
         # as the recipe names them: "layers 6+8, means+differences"
         Choice(name, found["accuracy"], found["loss"], name.endswith(", means"))
@@ -78,6 +85,7 @@ def read_history(folder: Path) -> History:
         fitted.get("chosen"),
         sorted(choices, key=lambda choice: choice.loss),
         fitted.get("notes", []),
+        **{name: trained[name] for name in ("source", "videos", "division") if name in trained},
     )
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib import metadata
 from statistics import median
 
@@ -82,7 +83,7 @@ def peak_memory() -> float | None:
 def describe_environment(device: torch.device) -> dict[str, str]:
     """Hardware and versions, by name."""
     processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    environment = {"CPU": f"{processor}, {torch.get_num_threads()} threads"}
+    environment = {"date": date.today().isoformat(), "CPU": f"{processor}, {torch.get_num_threads()} threads"}
     if device.type == "cuda":
         environment["GPU"] = torch.cuda.get_device_name(device)
     environment["runs on"] = str(device)

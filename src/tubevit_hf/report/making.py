@@ -139,6 +139,18 @@ def check_writable(path: Path) -> None:
         raise ReportError(f"{path}: it cannot be written ({os.strerror(error.errno or 0)}).") from error
 
 
+def describe_training(measurement: Measurement) -> str:
+    """A section of the model card, if it is known how the model was trained."""
+    history = measurement.history
+    if history.source is None:
+        return ""
+    numbers = ", ".join(f"{count} {split}" for split, count in history.videos.items())
+    divided = f" They were divided {history.division}." if history.division else ""
+    local = Path(history.source).is_absolute() or Path(history.source).exists()
+    source = Path(history.source).name if local else history.source
+    return f"## Training\n\nFrom `{source}`. Videos: {numbers or 'not counted'}.{divided}"
+
+
 def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> bool:
     """Writes the card of a model that has one; whether it has."""
     if not isinstance(loaded.model, TubeViTPreTrainedModel):
@@ -166,6 +178,7 @@ def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> boo
         split=f"{share.of} videos, interval {measurement.interval_over}. {without_paths(measurement.how)}",
         limits=[without_paths(limit) for limit in measurement.limits],
         environment=measurement.environment,
+        details=describe_training(measurement),
     )
     write_text(path, str(card))
     return True

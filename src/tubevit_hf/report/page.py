@@ -66,7 +66,9 @@ def render_page(
     filters: dict[str, Any] = environment.filters
     filters |= {"percent": percent, "interval": interval, "labels": name_labels, "file_name": short_name}
     filters |= {"shade": shade, "points": points, "code": mark_code}
+    history = measurement.history
     return environment.get_template("page.html").render(
+        has_history=bool(history.curves or history.choices or history.source),
         measurement=measurement,
         name=Path(measurement.model).name or measurement.model,
         data_name=Path(measurement.data).name or measurement.data,
@@ -154,7 +156,7 @@ def list_commands(measurement: Measurement) -> list[tuple[str, str]]:
     commands: list[tuple[str, str]] = [
         ("Classify a folder of videos", f"tubevit predict FOLDER --model {model} --out labels.csv"),
         ("Find what happens when in a long video", f"tubevit timeline VIDEO --model {model}"),
-        ("See what it looks at", f"tubevit explain {example} --model {model}"),
+        ("See what it looks at", f"tubevit explain {example} --model {model} --out explanation"),
         ("Features, to search and to sort by", f"tubevit embed FOLDER --model {model} --out features"),
         ("A faster model for this kind of machine", f"tubevit export {model} --to openvino --out exported"),
     ]

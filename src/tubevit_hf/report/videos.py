@@ -144,8 +144,8 @@ def choose_listed(listed: Path, folder: Path, labels: Sequence[str]) -> Selectio
     files: dict[str, list[LabelledVideo]] = {}
     missing = 0
     for _, row in read_csv(str(listed), SPLITS_COLUMNS):
-        # a path is as it was given to training, or within the folder
-        places = [Path(row["file"]), folder / row["file"]]
+        # a path is within the folder that was trained on, which this may be a part of, or as it was given
+        places = [folder / row["file"], folder.parent / row["file"], Path(row["file"])]
         inside = [place for place in places if place.resolve().is_relative_to(root)]
         there = next((place for place in inside if place.exists()), None)
         if there is None:
