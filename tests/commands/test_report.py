@@ -193,7 +193,7 @@ def test_bad_input(model_folder, class_folders, vit, tmp_path, arguments, messag
     assert sorted(model_folder.iterdir()) == before
 
 
-def test_the_page_is_not_taken_for_a_model_that_is_nowhere(class_folders, model_folder, monkeypatch, tmp_path):
+def test_where_a_page_cannot_be_put_by_itself(class_folders, model_folder, monkeypatch, tmp_path):
     # as a repo id, which is no folder to write into
     monkeypatch.chdir(tmp_path)
     load = running.load_model

@@ -120,6 +120,33 @@ def test_models_without_classes_and_of_images_are_refused(model_folder, class_fo
         check_model("a", loaded)
 
 
+def test_nothing_is_put_beside_an_exported_graph(model_folder, class_folders, tmp_path):
+    loaded = load_model(str(model_folder))
+    (model_folder / "model_info.json").write_text("{}")
+    before = sorted(model_folder.iterdir())
+    with pytest.raises(ReportError, match="no folder of a checkpoint"):
+        make_report(str(model_folder), loaded, class_folders, num_workers=0)
+    written = make_report(str(model_folder), loaded, class_folders, tmp_path / "report.html", num_workers=0)
+    assert written.page.exists() and written.card is None
+    assert sorted(model_folder.iterdir()) == before
+
+
+def test_frames_alone_of_models_that_are_not_looked_into(model_folder, class_folders):
+    found = measured(model_folder, class_folders)
+    loaded = load_model(str(model_folder))
+
+    class Other(torch.nn.Module):
+        config = loaded.model.config
+        device = torch.device("cpu")
+
+    [strip] = draw_strips(loaded._replace(model=Other()), found.videos[:1])
+    assert len(strip.moments) == 7
+    assert not strip.explained
+    assert {moment.drop for moment in strip.moments} == {None}
+    # one row of frames, of which this processor's are broader than high
+    assert {(moment.width > moment.height) for moment in strip.moments} == {True}
+
+
 def test_strips_show_what_the_model_saw(model_folder, class_folders):
     found = measured(model_folder, class_folders)
     mistakes, uncertain = choose_clips(found)

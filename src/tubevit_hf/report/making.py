@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.groups import find_groups
-from ..folders import write_json, write_text
+from ..folders import MODEL_INFO, write_json, write_text
 from ..inference.running import LoadedModel
 from ..model.model_card_tubevit import may_be_replaced
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from .filmstrips import choose_clips, draw_strips
 from .measurement import Measurement
 from .measuring import check_model, list_labels, measure, takes_several
-from .page import render_page
+from .page import last_part, render_page
 from .videos import ReportError, Selection, choose_videos
 
 
@@ -76,9 +76,10 @@ def make_report(
         ReportError: see [`choose_videos`] and [`measure`]; or a file cannot be written.
     """
     check_model(model, loaded)
-    in_folder = Path(model).is_dir()
+    # what lies beside an exported graph is part of what it is known by
+    in_folder = Path(model).is_dir() and not Path(model, MODEL_INFO).exists()
     if out is None and not in_folder:
-        raise ReportError(f"{model}: it is no folder that a report could be written into. Name one with `--out`.")
+        raise ReportError(f"{model}: it is no folder of a checkpoint, to write a page into. Name one with `--out`.")
     page = Path(model, "report.html") if out is None else out
     numbers = page.with_suffix(".json") if numbers is None else numbers
     if card is not None and not may_be_replaced(card):
@@ -155,7 +156,7 @@ def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> boo
     """Writes the card of a model that has one; whether it has."""
     if not isinstance(loaded.model, TubeViTPreTrainedModel):
         return False
-    names = {measurement.data: Path(measurement.data).name, measurement.model: Path(measurement.model).name}
+    names = {place: last_part(place) for place in (measurement.data, measurement.model)}
 
     def without_paths(text: str) -> str:
         # what others need not know of this machine
@@ -171,9 +172,9 @@ def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> boo
         metrics["mean_average_precision"], intervals["mean_average_precision"] = value, (low, high)
     metrics["expected_calibration_error"] = measurement.calibration.error
     card = loaded.model.create_model_card(
-        Path(measurement.model).name,
+        names[measurement.model],
         metrics=metrics,
-        dataset=Path(measurement.data).name,
+        dataset=names[measurement.data],
         intervals=intervals,
         split=f"{share.of} videos, interval {measurement.interval_over}. {without_paths(measurement.how)}",
         limits=[without_paths(limit) for limit in measurement.limits],

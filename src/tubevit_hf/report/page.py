@@ -70,8 +70,7 @@ def render_page(
     return environment.get_template("page.html").render(
         has_history=bool(history.curves or history.choices or history.source),
         measurement=measurement,
-        name=Path(measurement.model).name or measurement.model,
-        data_name=Path(measurement.data).name or measurement.data,
+        name=last_part(measurement.model),
         mistakes=mistakes,
         uncertain=uncertain,
         num_wrong=len(measurement.mistakes),
@@ -90,6 +89,11 @@ def percent(value: float, decimals: int = 1) -> str:
 
 def interval(share: Share) -> str:
     return f"{100 * share.low:.1f} to {percent(share.high)}"
+
+
+def last_part(place: str) -> str:
+    """The name of a folder, also of `.`, or of a repository."""
+    return Path(place).resolve().name or place
 
 
 def points(drop: float) -> str:
