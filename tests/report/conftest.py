@@ -41,11 +41,12 @@ def make_measurement(
     several: bool = False,
     seed: int = 0,
     skill: float = 2.0,
+    name: str = "class",
     **about: object,
 ) -> Measurement:
     """Scores by chance that lean towards what is right, more so with more skill; the last class has no videos."""
     generator = np.random.default_rng(seed)
-    labels = [f"class {number}" for number in range(num_labels)]
+    labels = [f"{name} {number}" for number in range(num_labels)]
     videos = []
     for index in range(num_videos):
         right = sorted(generator.choice(num_labels - 1, size=1 + several * generator.integers(3), replace=False))
@@ -55,7 +56,7 @@ def make_measurement(
         best = int(scores.argmax())
         videos.append(
             MeasuredVideo(
-                file=f"videos/class_{right[0]}/person{index % 7}_{index}.mp4",
+                file=f"videos/{name}_{right[0]}/person{index % 7}_{index}.mp4",
                 labels=tuple(labels[label] for label in right),
                 group=f"person{index % 7}",
                 predicted=labels[best],

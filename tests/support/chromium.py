@@ -123,7 +123,9 @@ class Chromium:
         )
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         self.events.clear()
-        self.ask("Page.navigate", url=page.absolute().as_uri())
+        answer = self.ask("Page.navigate", url=page.absolute().as_uri())
+        if "errorText" in answer:
+            raise RuntimeError(f"{page}: {answer['errorText']}")
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.receive())
 
