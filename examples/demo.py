@@ -3,7 +3,7 @@
 
 Writes a small set of videos whose label is a motion, trains a small TubeViT on them from scratch with
 `run_video_classification.py`, trains it again with a single frame of each clip, and classifies videos that it has not
-seen. What is finished is not made again.
+seen. A report tells how good the model is, and a page shows some of the videos. What is finished is not made again.
 
     python examples/demo.py --folder demo
 """
@@ -14,17 +14,21 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, pipeline
 from transformers.utils import logging
 
 from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor, read_video
 from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, create_moving_digits
+from tubevit_hf.inference import load_model
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
+from tubevit_hf.report import WrittenReport, make_report
 from tubevit_hf.visualization import draw_attention, pooling_attention
 
 
@@ -59,6 +63,7 @@ img {{ max-width: 100%; }}
 <body>
 <h1>TubeViT on moving digits</h1>
 <p>{summary}</p>
+<p><a href="tubevit/report.html">How good it is, and what it gets wrong</a></p>
 <h2>Videos it has not seen</h2>
 <p>Above what moves how, below what the model says, and how sure it is.</p>
 <div class="videos">{cells}</div>
@@ -103,12 +108,19 @@ def main() -> None:
         f"(chance is {1 / len(MOTIONS):.1%}): the label is the motion."
     )
     page = write_page(folder, summary, predictions)
+
+    console.rule("4. How good it is, on all of these")
+    report = report_on(model_folder, videos)
+    for limit in report.measurement.limits:
+        console.print(f"- {limit}", highlight=False, markup=False)
+
     console.rule("Done")
     console.print(
         f"{summary}\n\n"
         f"model    {model_folder}\n"
         f"metrics  {model_folder / 'all_results.json'}\n"
-        f"page     {page}, with videos and pictures\n",
+        f"page     {page}, with videos and pictures\n"
+        f"report   {report.page}, where it is wrong and whether its scores can be believed\n",
         highlight=False,
     )
     clip = videos / "validation" / "turn_left" / "0000.mp4"
@@ -219,6 +231,15 @@ def draw_picture(model_folder: Path, videos: Path, path: Path) -> Path:
     attention = pooling_attention(model, processor(list(clips), return_tensors="pt")["pixel_values"])
     draw_attention(clips, attention, motions).savefig(path, dpi=120)
     return path
+
+
+def report_on(model_folder: Path, videos: Path) -> WrittenReport:
+    """A page that tells how good the model is on videos that it was not trained on, as `tubevit report` makes it."""
+
+    def watch(items: Iterable[object], total: int) -> Iterable[object]:
+        return tqdm(items, total=total, unit="video", disable=not sys.stderr.isatty())
+
+    return make_report(str(model_folder), load_model(str(model_folder)), videos, watch=watch)
 
 
 def read_metric(folder: Path, split: str, name: str) -> float:

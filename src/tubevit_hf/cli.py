@@ -11,6 +11,7 @@ from .commands.info import info
 from .commands.plan import plan
 from .commands.predict import predict
 from .commands.probe import probe
+from .commands.report import report
 from .commands.scale_up import scale_up
 from .commands.search import search
 from .commands.timeline import timeline
@@ -32,6 +33,7 @@ app.command()(embed)
 app.command()(probe)
 app.command()(search)
 app.command()(timeline)
+app.command()(report)
 app.command()(export)
 app.command()(plan)
 app.command()(doctor)

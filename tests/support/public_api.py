@@ -26,6 +26,7 @@ MODULES = (
     "tubevit_hf.explanation",
     "tubevit_hf.export",
     "tubevit_hf.inference",
+    "tubevit_hf.report",
     "tubevit_hf.training",
     "tubevit_hf.visualization",
 )

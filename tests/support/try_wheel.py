@@ -39,6 +39,8 @@ import tubevit_hf
 for name in tubevit_hf.__all__:
     getattr(tubevit_hf, name)
 assert (files("tubevit_hf") / "py.typed").is_file() and (files("tubevit_hf") / "__init__.pyi").is_file()
+for name in ("page.html", "page.css", "charts.html"):
+    assert (files("tubevit_hf") / "report" / "templates" / name).is_file(), name
 assert len(pipeline("video-classification", model="tubevit")("clip.mp4", top_k=3)) == 3
 for module in ("visualization", "data.moving_digits"):
     try:

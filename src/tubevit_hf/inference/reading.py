@@ -26,12 +26,14 @@ class Reading:
         file: as it was asked for.
         inputs: by name, a row a view.
         seconds: when each clip begins and ends in the video, in seconds; empty where the file does not tell.
+        length: of the whole video, in seconds; `None` where the file does not tell.
         error: what went wrong, if anything.
     """
 
     file: str
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     seconds: list[tuple[float, float]] = field(default_factory=list)
+    length: float | None = None
     error: str | None = None
 
     @property
@@ -61,7 +63,9 @@ class BySettings:
             file, num_frames=self.num_frames, do_sample_frames=True, return_tensors="pt", return_metadata=True
         )
         (metadata,) = inputs.pop("video_metadata")
-        return Reading(file, dict(inputs), clip_seconds(metadata, len(inputs["pixel_values"])))
+        return Reading(
+            file, dict(inputs), clip_seconds(metadata, len(inputs["pixel_values"])), length=metadata.duration
+        )
 
 
 class ByViews:
@@ -72,7 +76,8 @@ class ByViews:
 
     def __call__(self, file: str) -> Reading:
         pixel_values, metadata = self.views.read(file)
-        return Reading(file, {"pixel_values": pixel_values}, clip_seconds(metadata, self.views.num_clips))
+        seconds = clip_seconds(metadata, self.views.num_clips)
+        return Reading(file, {"pixel_values": pixel_values}, seconds, length=metadata.duration)
 
 
 def make_load(processor: Processor, num_frames: int, views: tuple[int, int]) -> Load:

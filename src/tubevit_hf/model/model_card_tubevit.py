@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card of a TubeViT checkpoint: licence, citation, how to load it, and numbers that were measured."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -33,15 +35,36 @@ print(classify("clip.mp4"))
 ## Evaluation
 
 {% if metrics -%}
-Measured{{ " on " ~ dataset if dataset }}:
+Measured{{ " on " ~ dataset if dataset }}{{ ". " ~ split if split else ":" }}
 
-| metric | value |
-|---|---|
+| metric | value |{{ " 95% interval |" if intervals }}
+|---|---|{{ "---|" if intervals }}
 {%- for name, value in metrics.items() %}
-| {{ name }} | {{ value }} |
+| {{ name }} | {{ value }} |{{ " " ~ intervals.get(name, "") ~ " |" if intervals }}
 {%- endfor %}
 {%- else -%}
 No evaluation was recorded with this checkpoint.
+{%- endif %}
+{%- if limits %}
+
+## Limits
+{% for limit in limits %}
+- {{ limit }}
+{%- endfor %}
+{%- endif %}
+{%- if environment %}
+
+## Environment
+
+| | |
+|---|---|
+{%- for name, value in environment.items() %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+{%- endif %}
+{%- if details %}
+
+{{ details }}
 {%- endif %}
 
 ## Citation
@@ -56,6 +79,9 @@ No evaluation was recorded with this checkpoint.
 ```
 """
 
+# at the end of a card: that it is as it was written here
+MARK = "<!-- tubevit_hf wrote this card; changed by hand it is kept as it is. sha256: {} -->"
+
 
 def create_model_card(
     config: TubeViTConfig,
@@ -64,6 +90,11 @@ def create_model_card(
     metrics: dict[str, float] | None = None,
     dataset: str | None = None,
     tags: Sequence[str] = (),
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    split: str | None = None,
+    limits: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    details: str = "",
 ) -> ModelCard:
     """Writes a model card.
 
@@ -74,6 +105,11 @@ def create_model_card(
         metrics: what an evaluation measured, by name; `None` where nothing was.
         dataset: name of the dataset that they were measured on.
         tags: tags beside those of every TubeViT.
+        intervals: of metrics, between which bounds they lie with 95% confidence.
+        split: in a sentence, which videos were measured.
+        limits: what the numbers do not show, a sentence each.
+        environment: what they were measured on and with, by name.
+        details: sections of its own, in Markdown, before the citation.
     """
     title = model_name.split("/")[-1]
     # YAML would write a NumPy number as code
@@ -96,7 +132,7 @@ def create_model_card(
         model_name=title if results else None,
         eval_results=results or None,
     )
-    return ModelCard.from_template(
+    card = ModelCard.from_template(
         card_data,
         template_str=TEMPLATE,
         title=title,
@@ -106,7 +142,28 @@ def create_model_card(
         size=config.native_size,
         metrics={name: f"{value:.4g}" for name, value in metrics.items()},
         dataset=dataset,
+        intervals={name: f"{low:.4g} to {high:.4g}" for name, (low, high) in (intervals or {}).items()},
+        split=split,
+        limits=[" ".join(limit.split()) for limit in limits],
+        environment=environment,
+        details=details.strip(),
     )
+    return ModelCard(f"{card.content.rstrip()}\n\n{MARK.format(hash_card(card.content))}\n")
+
+
+def hash_card(text: str) -> str:
+    """Of a card without its mark."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def may_be_replaced(path: str | os.PathLike[str]) -> bool:
+    """Whether nobody wrote the card at `path`: it is missing or empty, transformers' empty template, or as
+    [`create_model_card`] made it."""
+    if is_generated_card(path):
+        return True
+    text = Path(path).read_text(encoding="utf-8")
+    mark = re.search(MARK.replace("{}", "([0-9a-f]{64})"), text)
+    return not text.strip() or (mark is not None and hash_card(text.replace(mark[0], "")) == mark[1])
 
 
 def is_generated_card(path: str | os.PathLike[str]) -> bool:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which videos of a folder are measured: those that the model was not trained on, as far as anything tells."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..data.annotations import find_videos, read_csv
+from ..data.splits import SPLITS
+
+
+# what a training of this package leaves in the model's folder
+SPLITS_FILE = "splits.csv"
+SPLITS_COLUMNS = ("file", "label", "group", "split")
+# between several labels of a video
+LABEL_SEPARATOR = ";"
+
+
+class ReportError(ValueError):
+    """A report cannot be made; the message tells why and what to do."""
+
+
+@dataclass(frozen=True)
+class LabelledVideo:
+    """A video, what is right for it, and what it shares with others, such as who was filmed."""
+
+    file: str
+    labels: tuple[str, ...]
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Videos to measure.
+
+    Args:
+        videos: in order.
+        how: how they were chosen.
+        warnings: why they may not be what they should.
+    """
+
+    videos: list[LabelledVideo]
+    how: str
+    warnings: list[str] = field(default_factory=list)
+
+    def with_groups(self, pattern: str) -> "Selection":
+        """With what a regular expression finds in the files' paths: its first group, or all of the match.
+
+        Raises:
+            ReportError: it is no regular expression, or a path does not match.
+        """
+        try:
+            regex = re.compile(pattern)
+        except re.error as error:
+            raise ReportError(f"{pattern!r} is no regular expression ({error}).") from error
+        videos = []
+        for video in self.videos:
+            match = regex.search(video.file)
+            if match is None:
+                raise ReportError(f"{video.file}: {pattern!r} finds no group in this path.")
+            videos.append(replace(video, group=match[1] if regex.groups else match[0]))
+        return replace(self, videos=videos)
+
+
+def choose_videos(model: str, folder: Path, labels: Sequence[str], several: bool = False) -> Selection:
+    """The videos of a folder that the model was not trained on.
+
+    What the model's own `splits.csv` says comes first; then folders `train` and `validation`; where nothing tells, all
+    videos are taken, with a warning.
+
+    Args:
+        model: its folder, or a repo id.
+        folder: with a folder for each class, or with `train` and `validation` that hold these.
+        labels: the model's classes.
+        several: whether a video may have several labels, which only `splits.csv` can tell.
+
+    Raises:
+        ReportError: there is no such folder, it holds no videos of the model's classes, or others as well, or only
+            videos that were trained on.
+    """
+    if not folder.is_dir():
+        raise ReportError(f"{folder}: there is no such folder.")
+    listed = Path(model, SPLITS_FILE)
+    warnings: list[str] = []
+    if listed.exists():
+        selection = choose_listed(listed, folder, labels)
+        if selection is not None:
+            return selection
+        warnings.append(
+            f"{listed} names none of these videos, so all are measured. If they are copies of what the model was "
+            "trained on, all numbers here are too good."
+        )
+    if several:
+        raise ReportError(
+            f"{model}: its videos may have several labels, which folders do not tell. Name them in {listed}, with the "
+            f"columns {', '.join(SPLITS_COLUMNS)}, labels apart by {LABEL_SEPARATOR!r}."
+        )
+    train, validation = (folder / split for split in SPLITS)
+    if folder.name == SPLITS[1] and (folder.parent / SPLITS[0]).is_dir():
+        train, validation = (folder.parent / split for split in SPLITS)
+    if train.is_dir() and validation.is_dir():
+        return Selection(
+            list_classes(validation, labels),
+            f"All videos of {validation}. Those of {train}, beside it, are taken for what the model was trained on.",
+            warnings,
+        )
+    if not warnings:
+        warnings.append(
+            f"Nothing tells which videos the model was trained on: there is no {listed}, and {folder} has no folders "
+            f"{' and '.join(SPLITS)}. Were some of these among them, all numbers here are too good."
+        )
+    return Selection(list_classes(folder, labels), f"All videos of {folder}.", warnings)
+
+
+def list_classes(folder: Path, labels: Sequence[str]) -> list[LabelledVideo]:
+    """The videos of the class folders in a folder."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    found = {path.name: files for path in classes if (files := find_videos(path))}
+    check_classes(str(folder), found, labels)
+    if not found:
+        raise ReportError(
+            f"{folder}: it holds no videos in folders of the model's classes; looked for {list_some(labels)}."
+        )
+    return [LabelledVideo(str(file), (label,)) for label, files in found.items() for file in files]
+
+
+def check_classes(place: str, found: Sequence[str] | dict[str, list[Path]], labels: Sequence[str]) -> None:
+    """Raises a `ReportError` if some are none of the model's."""
+    unknown = [name for name in found if name not in labels]
+    if unknown:
+        by_case = {label.lower(): label for label in labels}
+        alike = [f"{name!r} (the model has {by_case[name.lower()]!r})" for name in unknown if name.lower() in by_case]
+        hint = f" Only the case differs: {', '.join(alike)}." if alike else ""
+        raise ReportError(
+            f"{place}: the model does not know the classes {list_some(unknown)}; it knows {list_some(labels)}.{hint} "
+            "Rename these, or leave them out."
+        )
+
+
+def choose_listed(listed: Path, folder: Path, labels: Sequence[str]) -> Selection | None:
+    """The videos of a folder that `splits.csv` has in validation; `None` if it names none of them."""
+    root = folder.resolve()
+    files: dict[str, list[LabelledVideo]] = {}
+    missing = 0
+    for _, row in read_csv(str(listed), SPLITS_COLUMNS):
+        # a path is within the folder that was trained on, which this may be a part of, or as it was given
+        places = [folder / row["file"], folder.parent / row["file"], Path(row["file"])]
+        inside = [place for place in places if place.resolve().is_relative_to(root)]
+        there = next((place for place in inside if place.exists()), None)
+        if there is None:
+            missing += bool(inside) and row["split"] == SPLITS[1]
+            continue
+        names = tuple(name for name in row["label"].split(LABEL_SEPARATOR) if name)
+        files.setdefault(row["split"], []).append(LabelledVideo(str(there), names, row["group"] or None))
+    if not files:
+        return None
+    videos = files.get(SPLITS[1], [])
+    if not videos:
+        raise ReportError(
+            f"{folder}: by {listed} the model was trained on all videos of it that are named there. Measure it on "
+            "videos that it has not seen."
+        )
+    check_classes(str(listed), sorted({name for video in videos for name in video.labels}), labels)
+    known = {Path(video.file).resolve() for videos in files.values() for video in videos}
+    others = sum(file.resolve() not in known for file in find_videos(folder))
+    warnings = []
+    if missing:
+        warnings.append(f"{missing} validation videos that {listed} names are not there and were not measured.")
+    if others:
+        warnings.append(f"{others} videos of {folder} that {listed} does not name were not measured.")
+    trained = len(files.get(SPLITS[0], []))
+    return Selection(videos, f"The validation videos of {listed}; {trained} others were trained on.", warnings)
+
+
+def list_some(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
