@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data import ClipDataset
-from ..data.clips import has_short_clips
+from ..data.clips import has_short_clips, place_of
 from ..data.splits import name_of, path_of
 from ..folders import read_json, write_json
 from ..inference.identity import hash_tensors
@@ -63,10 +63,10 @@ class FrozenClips(Dataset[dict[str, Any]]):
         indices = range(len(self)) if indices is None else indices
         return FrozenClips(self.clips, self.folder, [self.indices[index] for index in indices], copies or self.copies)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """`frozen_output` of the epoch's copy, and `labels`."""
-        copy = int(self.epoch) % self.copies
-        return {"frozen_output": self.get_output(index, copy), "labels": self.clips.get_labels(self.indices[index])}
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """`frozen_output` of the epoch's copy, and `labels`; of `(row, repeat)` that of another copy."""
+        row, epoch = place_of(index, int(self.epoch))
+        return {"frozen_output": self.get_output(row, epoch % self.copies), "labels": self.clips.get_labels(self.indices[row])}
 
     def get_output(self, index: int, copy: int) -> torch.Tensor:
         assert self.clips.copies is not None
