@@ -55,6 +55,16 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: object) -> None:
     """The file is there in full, or as it was."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file is there in full, or as it was."""
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError:
+        # such as of a full disk
+        unfinished.unlink(missing_ok=True)
+        raise

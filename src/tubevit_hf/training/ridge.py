@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..extras import of_extra
+from ..data.dividing import stratified_folds
 
 
 # of the mean square of a sample
@@ -71,9 +71,7 @@ def products(
     return found
 
 
-def solve(
-    product: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, strength: float
-) -> torch.Tensor:
+def solve(product: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, strength: float) -> torch.Tensor:
     """What each sample weighs in the classifier: `(n, n)`, `(n, classes)`, `(n,) -> (n, classes)`."""
     # an error that counts twice is that of two equal samples
     root = importance.to(product.dtype).sqrt()[:, None]
@@ -82,26 +80,11 @@ def solve(
     return root * torch.cholesky_solve(root * targets.to(product.dtype), torch.linalg.cholesky(regular))
 
 
-def make_targets(
-    labels: torch.Tensor, importance: torch.Tensor, num_labels: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def make_targets(labels: torch.Tensor, importance: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One for the right class and zero for others, less the mean; and that mean."""
     targets = torch.nn.functional.one_hot(labels, num_labels).double()
     mean = importance.double() @ targets / importance.sum()
     return targets - mean, mean
-
-
-def make_folds(labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Number of the fold of each video: a group is in one fold, and folds are alike in their classes."""
-    with of_extra("demo"):
-        from sklearn.model_selection import StratifiedGroupKFold
-
-    num_folds = min(NUM_FOLDS, len(groups.unique()), int(labels.bincount().max()))
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
-    folds = torch.zeros_like(labels)
-    for number, (_, test) in enumerate(splitter.split(labels.numpy(), labels.numpy(), groups.numpy())):
-        folds[torch.from_numpy(test)] = number
-    return folds
 
 
 @dataclass
@@ -136,7 +119,7 @@ def cross_validate(
         videos: which video each sample is a copy of, `(n,)`.
         labels, groups, importance: of each video.
     """
-    folds = make_folds(labels, groups)
+    folds = torch.from_numpy(stratified_folds(labels.numpy(), groups.numpy(), NUM_FOLDS))
     counts = importance[videos]
     best: Validation | None = None
     for strength in STRENGTHS:
@@ -148,7 +131,9 @@ def cross_validate(
             weights = solve(product[train][:, train], targets, counts[train], strength)
             scores[test] = (product[test][:, train] @ weights).double() + mean
         truth = labels[videos]
-        loss, temperature = min((log_loss(scores / temperature, truth, counts), temperature) for temperature in TEMPERATURES)
+        loss, temperature = min(
+            (log_loss(scores / temperature, truth, counts), temperature) for temperature in TEMPERATURES
+        )
         probabilities = (scores / temperature).softmax(dim=1)
         of_videos = torch.zeros(len(labels), num_labels, dtype=torch.float64).index_add(0, videos, probabilities)
         accuracy = float(importance.double() @ (of_videos.argmax(dim=1) == labels).double() / importance.sum())

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from transformers import (
+    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
@@ -103,6 +105,8 @@ class VideoTrainer(Trainer):
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         # scores and labels of the videos that were evaluated last, in their order
         self.evaluated: EvalPrediction | None = None
+        # sections of the model card beside those that the model writes
+        self.card_details = ""
         self.check_lengths()
         self.check_balance()
         # sharding gives the model another one
@@ -154,16 +158,18 @@ class VideoTrainer(Trainer):
         weights = self.class_weights
         if weights is not None and (weights.shape != (len(names),) or not (weights.isfinite() & (weights > 0)).all()):
             raise ValueError(
-                f"`class_weights` must be a number above 0 for each of the {len(names)} classes, got {weights.tolist()}."
+                f"`class_weights` must be a number above 0 for each of the {len(names)} classes, got "
+                f"{weights.tolist()}."
             )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's, which trains a run of `max_steps` that is at its end one step further."""
-        if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
+        """As the Trainer's, which trains a run further that is at the end of its `max_steps`, or stopped early."""
+        if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
-            if state.global_step >= self.args.max_steps:
+            if 0 < self.args.max_steps <= state.global_step or has_stopped(state):
                 self.state = state
-                self._load_from_checkpoint(resume_from_checkpoint)
+                best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+                self._load_from_checkpoint(best or resume_from_checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -334,7 +340,20 @@ class VideoTrainer(Trainer):
             metrics = {"accuracy": found[-1]} if found else None
             # pyrefly: ignore[not-callable]  it is there
             card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
+            if self.card_details:
+                card = ModelCard(f"{card.content.rstrip()}\n\n{self.card_details}")
             card.save(folder / "README.md")
+
+
+def has_stopped(state: TrainerState) -> bool:
+    """Whether a run that is kept in a checkpoint was ended there by an `EarlyStoppingCallback`."""
+    callbacks: Any = state.stateful_callbacks  # by name, of a state that was read
+    stored = callbacks.get(EarlyStoppingCallback.__name__)
+    for callback in stored if isinstance(stored, list) else [stored] if stored else []:
+        waited = callback["attributes"]["early_stopping_patience_counter"]
+        if waited >= callback["args"]["early_stopping_patience"]:
+            return True
+    return False
 
 
 def list_datasets(dataset: object) -> list[object]:
@@ -402,8 +421,8 @@ def weighted_loss(
 ) -> torch.Tensor:
     """As [`classification_loss`], of which it is a multiple where all weights are alike.
 
-    It is divided by how many clips there are, not by what they weigh: otherwise a batch of one class would weigh as much
-    as if its class weighed 1, and the loss would depend on how a step is shared out to batches and processes.
+    It is divided by how many clips there are, not by what they weigh: otherwise a batch of one class would weigh as
+    much as if its class weighed 1, and the loss would depend on how a step is shared out to batches and processes.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if head.problem_type == "multi_label_classification":
