@@ -119,9 +119,11 @@ def main() -> None:
     if in_closed_form:
         save_whole(trainer)
     elif training_args.do_train:
-        train_and_save(trainer, checkpoint)
+        metrics = train_and_save(trainer, checkpoint)
+        if metrics:  # none, if the run was at its end before
+            trainer.log_metrics("train", metrics)
     if training_args.do_eval:
-        evaluate_and_save(trainer)
+        trainer.log_metrics("eval", evaluate_and_save(trainer))
     if training_args.do_train and not in_closed_form:
         save_curves(trainer)
 

@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, AutoVideoProcessor, EarlyStoppingCallback, HfArgumentParser, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoVideoProcessor,
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    PrinterCallback,
+    TrainingArguments,
+)
 from transformers import set_seed as set_all_seeds
 
 from ..conversion import convert_vit, save_converted
@@ -23,11 +31,13 @@ from ..data.dividing import SPLITS_NAME, Division, divide, read_division, write_
 from ..data.labelled import leave_out, load_labelled, read_leave_out
 from ..folders import check_folder, read_json
 from ..model.configuration_tubevit import TubeViTConfig
+from ..model.number_types_tubevit import has_bfloat16_units
 from .arguments import WITHOUT_EFFECT, ChangeArguments, ClipArguments
 from .few_videos import FEW_VIDEOS, MAX_CLIPS, MAX_VIDEOS, FewVideosReport
 from .forecast import CLIPS, Forecast, ForecastCallback
 from .record import RESULTS_NAME, write_record
 from .runs import (
+    ARGUMENTS_NAME,
     choose_checkpoint,
     evaluate_and_save,
     fit_small,
@@ -166,6 +176,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
         "recipe": recipe,
         "source": run.source,
         "patience": run.patience,
+        **describe_division(run),
         "labels": get_names(splits["train"]),
         **dataclasses.asdict(clips),
         **dataclasses.asdict(changes),
@@ -188,6 +199,8 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
         save_whole(trainer)
     else:
         trainer = train_by_gradients(run, source, splits, clips, changes, training_args, used)
+    # what it would print is said in words
+    trainer.remove_callback(PrinterCallback)
     metrics = evaluate_and_save(trainer)
     if not closed_form:
         save_curves(trainer)
@@ -206,11 +219,17 @@ def is_general(name: str) -> bool:
 def base_settings(run: FolderRun) -> dict[str, Any]:
     """Arguments that hold whichever way is taken."""
     # bars are for people, who have a terminal
-    quiet = {"disable_tqdm": not sys.stderr.isatty()}
+    defaults: dict[str, Any] = {"disable_tqdm": not sys.stderr.isatty()}
+    on_cpu = run.given.get("use_cpu") or not torch.accelerator.is_available()
+    if on_cpu:
+        defaults["use_cpu"] = True
+    if "fp16" not in run.given:
+        device = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
+        defaults["bf16"] = has_bfloat16_units(device)
     fixed = {"output_dir": str(run.out), "remove_unused_columns": False, "do_train": True, "do_eval": True}
     general = {name: value for name, value in run.given.items() if is_trainers(name) and is_general(name)}
     # those of evaluation go with others that are not settled yet
-    return {**quiet, **{name: value for name, value in general.items() if not name.startswith("eval_")}, **fixed}
+    return {**defaults, **{name: value for name, value in general.items() if not name.startswith("eval_")}, **fixed}
 
 
 def check_out(out: Path) -> None:
@@ -245,9 +264,24 @@ def prepare_source(source: str, out: Path, args: TrainingArguments) -> str:
 
 
 def settle_division(run: FolderRun, rows: Dataset, args: TrainingArguments) -> Division:
-    """As an earlier start noted it, or else a new one, which is noted."""
+    """As an earlier start noted it, or else a new one, which is noted.
+
+    Raises:
+        ValueError: an earlier start divided otherwise.
+    """
     path = run.out / SPLITS_NAME
-    if path.exists():
+    asked = describe_division(run)
+    noted = run.out / ARGUMENTS_NAME
+    if path.exists() and noted.exists():
+        before = read_json(noted)
+        for name, value in asked.items():
+            if before.get(name) != value:
+                raise ValueError(
+                    f"{path} was written with {name} {before.get(name)!r}, and now it is {value!r}. Choose another "
+                    "folder by --out, or remove this one to begin anew."
+                )
+    # a user may have written or changed it; what is asked for otherwise is done
+    if path.exists() and (noted.exists() or asked == describe_division(FolderRun("", "", run.out))):
         division = read_division(path, rows)
     else:
         seed = args.seed if args.data_seed is None else args.data_seed
@@ -259,6 +293,10 @@ def settle_division(run: FolderRun, rows: Dataset, args: TrainingArguments) -> D
         counts = [division.splits.count(split) for split in ("train", "validation")]
         print(f"{counts[0]} videos train, {counts[1]} validate: {division.how}.")
     return division
+
+
+def describe_division(run: FolderRun) -> dict[str, Any]:
+    return {"group_pattern": run.group_pattern, "groups": run.by_group, "validation_share": run.share}
 
 
 def check_trained(rows: Dataset, name: str) -> None:

@@ -100,7 +100,7 @@ def write_record(
 
 def is_measured(name: str) -> bool:
     """Whether a metric is one of the model, not of the machine."""
-    return name.startswith("eval_") and not name.endswith(("_runtime", "_per_second"))
+    return name.startswith("eval_") and not name.endswith(("time", "_per_second"))
 
 
 def labels_of(rows: Dataset) -> list[str] | list[list[str]]:

@@ -317,14 +317,15 @@ def list_changes(training_args: TrainingArguments, used: dict[str, Any]) -> str:
     return ", ".join(f"{name} was {before.get(name)!r:.60} and is {now[name]!r:.60}" for name in other)
 
 
-def train_and_save(trainer: VideoTrainer, checkpoint: str | None) -> None:
-    """Trains, and saves the model, the Trainer's state and its metrics."""
+def train_and_save(trainer: VideoTrainer, checkpoint: str | None) -> dict[str, float]:
+    """Trains, and saves the model, the Trainer's state and its metrics, which it returns: none if the run was at its
+    end before."""
     result = trainer.train(resume_from_checkpoint=checkpoint)
     save_whole(trainer)
     trainer.save_state()
-    if result.metrics:  # none, if the run was at its end before
-        trainer.log_metrics("train", result.metrics)
+    if result.metrics:
         trainer.save_metrics("train", result.metrics)
+    return result.metrics
 
 
 def save_whole(trainer: VideoTrainer) -> None:
@@ -344,7 +345,6 @@ def save_whole(trainer: VideoTrainer) -> None:
 def evaluate_and_save(trainer: VideoTrainer) -> dict[str, float]:
     """Metrics of the videos for validation."""
     metrics = trainer.evaluate()
-    trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     return metrics
 
