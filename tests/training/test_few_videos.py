@@ -92,6 +92,50 @@ def test_ridge_is_scikit_learns(monkeypatch):
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
+def test_weighted_ridge_is_scikit_learns():
+    """Samples that count unlike: a class' errors by its weight."""
+    features, videos, labels = random_samples()
+    importance = torch.tensor([0.4, 2.0, 1.2])[labels[videos]]
+    importance = importance / importance.mean()
+    counts = importance.double().numpy()
+    standardization = ridge.standardize(features.__getitem__, importance, WEIGHTS)
+    [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
+    scaled = StandardScaler().fit(features.double().numpy(), sample_weight=counts).transform(features.double().numpy())
+    scaled = scaled * np.sqrt(WEIGHTS.numpy())
+    np.testing.assert_allclose(product.numpy(), scaled @ scaled.T, atol=1e-4)
+
+    validation = ridge.Validation(accuracy=0.0, strength=0.3, temperature=0.25, loss=0.0)
+    weight, bias = ridge.fit(features.__getitem__, product, standardization, labels[videos], importance, 3, validation)
+    alpha = 0.3 * np.mean(counts * np.sum(scaled**2, axis=1))
+    expected = Ridge(alpha=alpha).fit(scaled, np.eye(3)[labels[videos]], sample_weight=counts).predict(scaled)
+    found = (features @ weight.T + bias) * 0.25
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_a_sample_that_counts_twice_is_as_two(monkeypatch):
+    """Also where strength and temperature are chosen."""
+    features, videos, labels = random_samples()
+    twice = labels == 1
+    groups = torch.arange(10)
+    found = []
+    for importance, repeats in ((1.0 + twice, 1), (torch.ones(10), 2)):
+        index = torch.cat([torch.arange(30), torch.arange(30)[twice[videos]]]) if repeats == 2 else torch.arange(30)
+        read = features[index].__getitem__
+        counts = importance[videos[index]]
+        counts = counts / counts.mean()
+        standardization = ridge.standardize(read, counts, WEIGHTS)
+        [product] = ridge.products(read, len(index), standardization, [[slice(0, 17)]])
+        # a sum of more errors is held back by as much more
+        strength = 0.3 * len(index) / 30
+        validation = ridge.Validation(accuracy=0.0, strength=strength, temperature=1.0, loss=0.0)
+        found.append(ridge.fit(read, product, standardization, labels[videos[index]], counts, 3, validation))
+        if repeats == 1:
+            chosen = ridge.cross_validate(product, videos, labels, groups, importance, 3)
+            right = chosen.accuracy * float(importance.sum())
+            assert right == pytest.approx(round(right), abs=1e-4)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
 def test_products_of_parts_add_up():
     features, _, _ = random_samples()
     standardization = ridge.standardize(features.__getitem__, torch.ones(30), WEIGHTS)

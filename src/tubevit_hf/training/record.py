@@ -74,7 +74,8 @@ def write_record(
             "value": right / len(validation),
             "interval_95": [low, high],
         }
-    found["limits"] = list_limits(found, report)
+    found["limits"] = list_limits(found)
+    found["notes"] = report.notes if report else []
     found["environment"] = {
         "tubevit_hf": __version__,
         "torch": torch.__version__,
@@ -113,7 +114,7 @@ def count_classes(rows: Dataset) -> dict[str, int]:
     return {name: counts[name] for name in get_names(rows)}
 
 
-def list_limits(found: dict[str, Any], report: FewVideosReport | None) -> list[str]:
+def list_limits(found: dict[str, Any]) -> list[str]:
     """What a user of the numbers should know."""
     limits: list[str] = []
     validation = found["classes"]["validation"]
@@ -135,7 +136,7 @@ def list_limits(found: dict[str, Any], report: FewVideosReport | None) -> list[s
             f"Classes are unequal: {most} training videos of the largest, {found['classes']['train'][fewest]} of "
             f"{fewest!r}. The mean class accuracy says more than the accuracy."
         )
-    return limits + (report.notes if report else [])
+    return limits
 
 
 def name_hardware(device: torch.device) -> str:
@@ -163,6 +164,7 @@ def describe(found: dict[str, Any]) -> str:
             f"Right: {accuracy['right']} of {accuracy['of']} validation videos, {accuracy['value']:.1%}; 95% interval "
             f"{low:.1%} to {high:.1%} (Wilson), each video by itself.",
         ]
+    lines += ["", *found["notes"]] if found["notes"] else []
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in found["limits"])] if found["limits"] else []
     lines += ["", "## Training", "", f"From `{found['source']}` by the recipe `{found['recipe']}`.", ""]
     lines += [f"- {name}: {value}" for name, value in found["environment"].items()]

@@ -42,13 +42,13 @@ def standardize(read: ReadFeatures, importance: torch.Tensor, weights: torch.Ten
         importance: of each sample, `(n,)`.
         weights: of the features: what each adds to the product of a sample with itself, in the mean of the samples.
     """
-    num_samples = len(importance)
     total = square = torch.zeros((), dtype=torch.float64)
-    for rows in torch.arange(num_samples).split(CHUNK):
-        features, counts = read(rows).double(), importance[rows].double()
+    importance = importance.double()
+    for rows in torch.arange(len(importance)).split(CHUNK):
+        features, counts = read(rows).double(), importance[rows]
         total, square = total + counts @ features, square + counts @ features.square()
-    mean = total / num_samples
-    std = (square / num_samples - mean.square()).clamp_min(0).sqrt()
+    mean = total / importance.sum()
+    std = (square / importance.sum() - mean.square()).clamp_min(0).sqrt()
     # a feature that never changes says nothing, whatever it is divided by
     std = std.clamp_min(1e-4 * std.mean().clamp_min(1e-12))
     return Standardization(mean.float(), (std / weights.sqrt()).float())

@@ -408,7 +408,7 @@ def video_loss(
         if num_items_in_batch is not None:
             num_entries = num_items_in_batch * num_labels
     if class_weights is not None:
-        return weighted_loss(logits, labels, class_weights.to(logits.device), head, num_items_in_batch)
+        return weighted_loss(logits, labels, class_weights, head, num_items_in_batch)
     return classification_loss(labels, logits, head, num_entries)
 
 
@@ -425,6 +425,7 @@ def weighted_loss(
     much as if its class weighed 1, and the loss would depend on how a step is shared out to batches and processes.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    class_weights = class_weights.to(logits)
     if head.problem_type == "multi_label_classification":
         loss = nn.functional.binary_cross_entropy_with_logits(
             logits, labels.to(logits.dtype), pos_weight=class_weights, reduction="sum"
