@@ -15,6 +15,7 @@ from .commands.report import report
 from .commands.scale_up import scale_up
 from .commands.search import search
 from .commands.timeline import timeline
+from .commands.train import train
 
 
 app = typer.Typer(name="tubevit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -28,6 +29,8 @@ def tubevit() -> None:
 app.command()(info)
 app.command()(convert)
 app.command()(scale_up)
+# what it does not know goes to the Trainer
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(train)
 app.command()(predict)
 app.command()(embed)
 app.command()(probe)

@@ -30,7 +30,7 @@ def test_help_imports_no_heavy_library(arguments):
 
 def test_commands():
     assert [
-        *("info", "convert", "scale-up", "predict", "embed", "probe", "search"),
+        *("info", "convert", "scale-up", "train", "predict", "embed", "probe", "search"),
         *("timeline", "report", "export", "plan", "doctor"),
     ] == COMMANDS
 

@@ -4,11 +4,11 @@
 from collections import Counter
 
 import pytest
+import torch
 
-from tubevit_hf.data import (
-    JointBatches,
-    ShuffledBatches,
-)
+from tubevit_hf.data import BalancedBatches, ClipDataset, JointBatches, ShuffledBatches, TrainingClip
+
+from ..support.tiny import rows_of, tiny_video_processor
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 12, 13, 14, 15, 24])
@@ -67,3 +67,62 @@ def test_joint_batches_of_two_processes_are_a_batch_of_one():
     whole = list(JointBatches(lengths, weights, 4, 5))
     parts = zip(*(list(JointBatches(lengths, weights, 2, 5, index, 2)) for index in range(2)))
     assert [sorted(first + second) for first, second in parts] == [sorted(batch) for batch in whole]
+
+
+LABELS = [0] * 60 + [1] * 3 + [2] * 20
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_balanced_batches_have_as_many_rows_of_each_class(num_processes):
+    processes = [BalancedBatches(LABELS, 4, 7, index, num_processes) for index in range(num_processes)]
+    seen = Counter()
+    for epoch in range(6):
+        for batches in processes:
+            batches.set_epoch(epoch)
+        drawn = [pair for batches in processes for batch in batches for pair in batch]
+        # as many rows as there are, and no clip of a row twice
+        assert len(drawn) == len(set(drawn)) == len(LABELS)
+        counts = Counter(LABELS[row] for row, _ in drawn)
+        assert sorted(counts.values()) == [27, 28, 28]
+        rows = Counter(row for row, _ in drawn)
+        for label in range(3):
+            # within a class every row comes as often as others, or once more
+            often = [rows[row] for row in range(len(LABELS)) if LABELS[row] == label]
+            assert max(often) - min(often) <= 1
+        for row, count in rows.items():
+            assert {(row, repeat) for repeat in range(count)} <= set(drawn)
+        seen += rows
+    # of a large class an epoch has some rows, and all have come after some epochs
+    assert len(seen) == len(LABELS)
+    assert len({len(batches) for batches in processes}) == 1
+
+
+def test_balanced_batches_depend_on_seed_and_epoch_alone():
+    first = list(BalancedBatches(LABELS, 8, 3))
+    assert list(BalancedBatches(LABELS, 8, 3)) == first
+    assert list(BalancedBatches(LABELS, 8, 4)) != first
+    batches = BalancedBatches(LABELS, 8, 3)
+    batches.set_epoch(1)
+    assert list(batches) != first
+    # two processes have what one has
+    parts = zip(*(list(BalancedBatches(LABELS, 4, 3, index, 2)) for index in range(2)))
+    assert [sorted(one + other) for one, other in parts] == [sorted(batch) for batch in first]
+
+
+def test_a_row_that_comes_again_is_another_clip(videos):
+    rows, load = rows_of(videos, [0, 1, 2]), TrainingClip(tiny_video_processor(), 4, random_crop=True)
+    clips = ClipDataset(rows, load)
+    pixels = [clips[index]["pixel_values"] for index in (1, (1, 0), (1, 1), (1, 2))]
+    assert torch.equal(pixels[0], pixels[1])
+    assert not torch.equal(pixels[0], pixels[2])
+    assert not torch.equal(pixels[2], pixels[3])
+    assert clips[1, 2]["labels"] == 1
+    clips.set_epoch(1)
+    assert not any(torch.equal(clips[1, 0]["pixel_values"], other) for other in pixels)
+    # of a number of copies it is one, and all of them in turn
+    copied = ClipDataset(rows, load, copies=3)
+    kept = [copied.get_clip(1, copy)["pixel_values"] for copy in range(3)]
+    found = [copied[1, repeat]["pixel_values"] for repeat in range(3)]
+    assert torch.equal(found[0], kept[0])
+    places = [next(place for place, clip in enumerate(kept) if torch.equal(clip, again)) for again in found]
+    assert sorted(places) == [0, 1, 2]

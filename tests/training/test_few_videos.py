@@ -77,22 +77,68 @@ def random_samples() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_ridge_is_scikit_learns(monkeypatch):
     monkeypatch.setattr(ridge, "CHUNK", 7)
     features, videos, labels = random_samples()
-    standardization = ridge.standardize(features.__getitem__, 30, WEIGHTS)
+    standardization = ridge.standardize(features.__getitem__, torch.ones(30), WEIGHTS)
     [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
     scaled = StandardScaler().fit_transform(features.double().numpy()) * np.sqrt(WEIGHTS.numpy())
     np.testing.assert_allclose(product.numpy(), scaled @ scaled.T, atol=1e-4)
 
     validation = ridge.Validation(accuracy=0.0, strength=0.3, temperature=0.25, loss=0.0)
-    weight, bias = ridge.fit(features.__getitem__, product, standardization, labels[videos], 3, validation)
+    weight, bias = ridge.fit(
+        features.__getitem__, product, standardization, labels[videos], torch.ones(30), 3, validation
+    )
     targets = np.eye(3)[labels[videos]]
     expected = Ridge(alpha=0.3 * np.mean(np.diag(scaled @ scaled.T))).fit(scaled, targets).predict(scaled)
     found = (features @ weight.T + bias) * 0.25
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
+def test_weighted_ridge_is_scikit_learns():
+    """Samples that count unlike: a class' errors by its weight."""
+    features, videos, labels = random_samples()
+    importance = torch.tensor([0.4, 2.0, 1.2])[labels[videos]]
+    importance = importance / importance.mean()
+    counts = importance.double().numpy()
+    standardization = ridge.standardize(features.__getitem__, importance, WEIGHTS)
+    [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
+    scaled = StandardScaler().fit(features.double().numpy(), sample_weight=counts).transform(features.double().numpy())
+    scaled = scaled * np.sqrt(WEIGHTS.numpy())
+    np.testing.assert_allclose(product.numpy(), scaled @ scaled.T, atol=1e-4)
+
+    validation = ridge.Validation(accuracy=0.0, strength=0.3, temperature=0.25, loss=0.0)
+    weight, bias = ridge.fit(features.__getitem__, product, standardization, labels[videos], importance, 3, validation)
+    alpha = 0.3 * np.mean(counts * np.sum(scaled**2, axis=1))
+    expected = Ridge(alpha=alpha).fit(scaled, np.eye(3)[labels[videos]], sample_weight=counts).predict(scaled)
+    found = (features @ weight.T + bias) * 0.25
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_a_sample_that_counts_twice_is_as_two(monkeypatch):
+    """Also where strength and temperature are chosen."""
+    features, videos, labels = random_samples()
+    twice = labels == 1
+    groups = torch.arange(10)
+    found = []
+    for importance, repeats in ((1.0 + twice, 1), (torch.ones(10), 2)):
+        index = torch.cat([torch.arange(30), torch.arange(30)[twice[videos]]]) if repeats == 2 else torch.arange(30)
+        read = features[index].__getitem__
+        counts = importance[videos[index]]
+        counts = counts / counts.mean()
+        standardization = ridge.standardize(read, counts, WEIGHTS)
+        [product] = ridge.products(read, len(index), standardization, [[slice(0, 17)]])
+        # a sum of more errors is held back by as much more
+        strength = 0.3 * len(index) / 30
+        validation = ridge.Validation(accuracy=0.0, strength=strength, temperature=1.0, loss=0.0)
+        found.append(ridge.fit(read, product, standardization, labels[videos[index]], counts, 3, validation))
+        if repeats == 1:
+            chosen = ridge.cross_validate(product, videos, labels, groups, importance, 3)
+            right = chosen.accuracy * float(importance.sum())
+            assert right == pytest.approx(round(right), abs=1e-4)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
 def test_products_of_parts_add_up():
     features, _, _ = random_samples()
-    standardization = ridge.standardize(features.__getitem__, 30, WEIGHTS)
+    standardization = ridge.standardize(features.__getitem__, torch.ones(30), WEIGHTS)
     parts = [[slice(0, 5)], [slice(9, 17), slice(5, 6)], [slice(0, 6), slice(9, 17)]]
     first, second, both = ridge.products(features.__getitem__, 30, standardization, parts)
     torch.testing.assert_close(first + second, both, rtol=1e-4, atol=1e-4)
@@ -102,9 +148,9 @@ def test_cross_validation_holds_groups_out():
     """In plain loops: each group's scores are of a classifier that saw none of it."""
     features, videos, labels = random_samples()
     groups = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
-    standardization = ridge.standardize(features.__getitem__, 30, WEIGHTS)
+    standardization = ridge.standardize(features.__getitem__, torch.ones(30), WEIGHTS)
     [product] = ridge.products(features.__getitem__, 30, standardization, [[slice(0, 17)]])
-    found = ridge.cross_validate(product, videos, labels, groups, 3)
+    found = ridge.cross_validate(product, videos, labels, groups, torch.ones(10), 3)
 
     scaled = ((features - standardization.mean) / standardization.scale).double().numpy()
     alone = {}
@@ -126,20 +172,6 @@ def test_cross_validation_holds_groups_out():
         alone[strength] = min(losses)
     assert found.strength == min(alone, key=alone.get)
     assert found.loss == pytest.approx(alone[found.strength], rel=1e-4)
-
-
-def test_folds_keep_groups_together():
-    labels = torch.arange(40) % 4
-    groups = torch.arange(40) // 4
-    folds = ridge.make_folds(labels, groups)
-    assert sorted(folds.unique().tolist()) == [0, 1, 2, 3, 4]
-    for group in range(10):
-        assert len(folds[groups == group].unique()) == 1
-    assert torch.bincount(folds).tolist() == [8] * 5
-    # the least that is allowed: two videos of a class, two groups
-    assert sorted(ridge.make_folds(torch.tensor([0, 0, 1, 1]), torch.arange(4)).unique().tolist()) == [0, 1]
-    folds = ridge.make_folds(torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 1]))
-    assert sorted(folds.bincount().tolist()) == [2, 3]
 
 
 # What it is fitted to
@@ -245,7 +277,7 @@ def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_pa
         torch.testing.assert_close(fitted(clip).logits, from_cache, rtol=1e-4, atol=1e-4)
 
     features = outputs(frozen, torch.arange(72))
-    scaled = ridge.standardize(features.__getitem__, 72, feature_weights(model.config))(features)
+    scaled = ridge.standardize(features.__getitem__, torch.ones(72), feature_weights(model.config))(features)
     columns = torch.cat(
         [
             torch.arange(model.config.pooled_size)[block]

@@ -2,7 +2,7 @@
 """Data for training and demonstration. Nothing here imports the model."""
 
 from .annotations import FORMATS, AnnotationError, read_annotations
-from .batches import JointBatches, JointDataset, ShuffledBatches
+from .batches import BalancedBatches, JointBatches, JointDataset, ShuffledBatches
 from .clips import ClipDataset, EvaluationViews, TrainingClip, collate_clips, pack_clips
 from .groups import find_groups
 from .inspection import ClassSummary, Finding, FolderReport, inspect_videos
@@ -23,6 +23,7 @@ from .splits import (
 __all__ = [
     "FORMATS",
     "AnnotationError",
+    "BalancedBatches",
     "ClassSummary",
     "ClipDataset",
     "EvaluationViews",

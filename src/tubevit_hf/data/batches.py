@@ -41,8 +41,12 @@ class ShuffledBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.num_rows, generator=make_generator(self.seed, self.epoch)).tolist()
+    def draw(self, generator: torch.Generator) -> list[Any]:
+        """The rows of an epoch, in order."""
+        return torch.randperm(self.num_rows, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        order = self.draw(make_generator(self.seed, self.epoch))
         together = self.batch_size * self.num_processes
         for number in range(self.num_batches):
             end = None if number == self.num_batches - 1 else (number + 1) * together
@@ -50,6 +54,39 @@ class ShuffledBatches(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+
+class BalancedBatches(ShuffledBatches):
+    """As [`ShuffledBatches`], but an epoch has as many rows of each class, one more or less, and as many in all as the
+    dataset.
+
+    Of a large class an epoch has some of the rows, others in the next; those of a small one come several times, as
+    `(row, repeat)`, of which a [`ClipDataset`] makes another clip each time.
+
+    Args:
+        labels: class of each row.
+        batch_size, seed, process_index, num_processes: as of [`ShuffledBatches`].
+    """
+
+    def __init__(
+        self, labels: Sequence[int], batch_size: int, seed: int = 0, process_index: int = 0, num_processes: int = 1
+    ):
+        super().__init__(len(labels), batch_size, seed, process_index, num_processes)
+        of_class: dict[int, list[int]] = {}
+        for row, label in enumerate(labels):
+            of_class.setdefault(label, []).append(row)
+        self.classes = [of_class[label] for label in sorted(of_class)]
+
+    def draw(self, generator: torch.Generator) -> list[tuple[int, int]]:
+        share, rest = divmod(self.num_rows, len(self.classes))
+        # the classes that get one more are others in each epoch
+        places = torch.randperm(len(self.classes), generator=generator).tolist()
+        drawn: list[tuple[int, int]] = []
+        for rows, place in zip(self.classes, places):
+            endless = shuffle_forever(len(rows), generator)
+            for number in range(share + (place < rest)):
+                drawn.append((rows[next(endless)], number // len(rows)))
+        return [drawn[index] for index in torch.randperm(len(drawn), generator=generator).tolist()]
 
 
 class JointDataset(Dataset[dict[str, Any]]):

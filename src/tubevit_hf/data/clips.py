@@ -23,6 +23,9 @@ from .splits import get_names, is_multi_label, not_decoded, path_of
 SHORT_CLIPS = ("repeat", "pad")
 # of frames that are held for several clips of a video
 MAX_DECODED_BYTES = 400_000_000
+# epochs between a clip and the next of the same video in one epoch: no run has as many, and as a prime number it leads
+# to every copy
+REPEAT = 1_000_003
 
 
 class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -59,9 +62,12 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """`pixel_values`; `labels`, a class, or of several a one each `(num_labels,)`; `dataset`, if it has a name."""
-        return self.get_clip(index, int(self.epoch))
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """`pixel_values`; `labels`, a class, or of several a one each `(num_labels,)`; `dataset`, if it has a name.
+
+        `(row, repeat)` is another clip of the row in the same epoch, see [`BalancedBatches`].
+        """
+        return self.get_clip(*place_of(index, int(self.epoch)))
 
     def get_clip(self, index: int, epoch: int) -> dict[str, Any]:
         """The clip of a row in an epoch."""
@@ -113,6 +119,12 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
+
+
+def place_of(index: int | tuple[int, int], epoch: int) -> tuple[int, int]:
+    """Row and epoch whose clip is meant."""
+    row, repeat = index if isinstance(index, tuple) else (index, 0)
+    return row, epoch + repeat * REPEAT
 
 
 def has_short_clips(dataset: object) -> bool:

@@ -36,29 +36,39 @@ def load_folder(folder: str | Path) -> DatasetDict:
     Raises:
         AnnotationError: a split or what should be in a class folder is missing.
     """
-    find: Callable[[str | Path], list[Path]] | None = None
-    what = ""
-    splits = DatasetDict()
-    for split in SPLITS:
-        classes = sorted(path for path in Path(folder, split).glob("*") if path.is_dir())
-        if len(classes) < 2:
-            raise AnnotationError(
-                f"{Path(folder, split)}: it holds {len(classes)} folder(s) of classes; two are needed."
-            )
-        videos: list[str] = []
-        labels: list[int] = []
-        for label, path in enumerate(classes):
-            if find is None:
-                find, what = (find_videos, "videos") if find_videos(path) else (find_images, "images")
-            files = find(path)
-            if not files:
-                raise AnnotationError(f"{path}: it holds no {what}. Remove the folder if there is no such class.")
-            videos += map(str, files)
-            labels += [label] * len(files)
-        names = ClassLabel(names=[path.name for path in classes])
-        features = Features({"video": Value("string"), "label": names})
-        splits[split] = Dataset.from_dict({"video": videos, "label": labels}, features=features)
+    train = load_classes(Path(folder, SPLITS[0]))
+    find = find_images if holds_images(train) else find_videos
+    splits = DatasetDict(zip(SPLITS, (train, load_classes(Path(folder, SPLITS[1]), find))))
     return check_splits(splits, str(folder))
+
+
+def load_classes(folder: Path, find: Callable[[str | Path], list[Path]] | None = None) -> Dataset:
+    """Videos in class folders, `FOLDER/LABEL/*.mp4`, or images.
+
+    Args:
+        folder: of the class folders.
+        find: which of the two; by default as the first class folder has it.
+
+    Raises:
+        AnnotationError: there are fewer than two class folders, or one holds nothing.
+    """
+    # no class begins with a dot
+    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    if len(classes) < 2:
+        raise AnnotationError(f"{folder}: it holds {len(classes)} folder(s) of classes; two are needed.")
+    find = find or (find_videos if find_videos(classes[0]) else find_images)
+    what = "images" if find is find_images else "videos"
+    videos: list[str] = []
+    labels: list[int] = []
+    for label, path in enumerate(classes):
+        files = find(path)
+        if not files:
+            raise AnnotationError(f"{path}: it holds no {what}. Remove the folder if there is no such class.")
+        videos += map(str, files)
+        labels += [label] * len(files)
+    names = ClassLabel(names=[path.name for path in classes])
+    features = Features({"video": Value("string"), "label": names})
+    return Dataset.from_dict({"video": videos, "label": labels}, features=features)
 
 
 def load_by_name(name: str) -> DatasetDict:
@@ -67,7 +77,7 @@ def load_by_name(name: str) -> DatasetDict:
     Raises:
         AnnotationError: a split or a column is missing.
     """
-    splits = load_from_disk(name) if is_saved_dataset(name) else load_dataset(name)
+    splits = open_dataset(name)
     if not isinstance(splits, DatasetDict):
         raise AnnotationError(
             f"{name}: it is one dataset without splits; save a DatasetDict with {' and '.join(SPLITS)}."
@@ -75,7 +85,11 @@ def load_by_name(name: str) -> DatasetDict:
     return check_splits(splits, name)
 
 
-def is_saved_dataset(name: str) -> bool:
+def open_dataset(name: str) -> Dataset | DatasetDict:
+    return load_from_disk(name) if is_saved_dataset(name) else load_dataset(name)
+
+
+def is_saved_dataset(name: str | Path) -> bool:
     return any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
 
 

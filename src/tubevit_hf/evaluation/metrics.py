@@ -59,6 +59,20 @@ class TopKAccuracy(ScoreMetric):
         return {f"top_{self.k}_accuracy": float((best == classes[:, None]).any(axis=-1).mean())}
 
 
+def accuracy_interval(right: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of an accuracy, which holds for few videos and for none or all of them right too.
+
+    Args:
+        right: videos of `total` that were right.
+        level: share of such intervals that hold the accuracy on all videos of this kind, if videos are independent.
+    """
+    with of_extra("demo"):
+        from scipy.stats import binomtest
+
+    interval = binomtest(right, total).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 class MeanClassAccuracy(ScoreMetric):
     """Accuracy within each class that occurs, averaged over these."""
 

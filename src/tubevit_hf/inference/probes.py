@@ -5,7 +5,6 @@ Each fold holds out whole groups: clips of a video, or videos of a person or a s
 classifier can be set to is chosen by further folds of what it may see.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from ..data.dividing import stratified_folds
 from ..extras import of_extra
 from .feature_folders import FeaturesError, read_groups, read_labels
 
@@ -178,9 +178,6 @@ def probe(
 def make_folds(labels: np.ndarray, groups: np.ndarray, num_folds: int) -> np.ndarray:
     """Number of the fold of each clip: a group is in one fold, and folds are alike in their classes; raises as
     [`probe`]."""
-    with of_extra("demo"):
-        from sklearn.model_selection import StratifiedGroupKFold
-
     if num_folds < 2:
         raise FeaturesError(f"There must be at least 2 folds, got {num_folds}.")
     if (num_groups := len(np.unique(groups))) < num_folds:
@@ -190,14 +187,7 @@ def make_folds(labels: np.ndarray, groups: np.ndarray, num_folds: int) -> np.nda
         )
     if (most := int(np.bincount(labels).max())) < num_folds:
         raise FeaturesError(f"No class has more than {most} clips, which are too few for {num_folds} folds.")
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
-    folds = np.empty_like(labels)
-    with warnings.catch_warnings():
-        # that a class has fewer clips than there are folds
-        warnings.simplefilter("ignore", UserWarning)
-        for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
-            folds[held_out] = number
-    return folds
+    return stratified_folds(labels, groups, num_folds)
 
 
 def fit_chosen(method: str, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[Classifier, float]:

@@ -5,7 +5,7 @@ from .few_videos import FEW_VIDEOS, FewVideosRecipe, FewVideosReport, check_vide
 from .frozen import FrozenCacheMismatch, FrozenClips, cache_frozen, frozen_size
 from .modeling_joint import TubeViTForJointClassification
 from .recipes import RECIPES, Recipe
-from .trainer import TrainingDiverged, VideoTrainer, check_weights, find_checkpoint
+from .trainer import TrainingDiverged, VideoTrainer, check_weights, find_checkpoint, inverse_frequencies
 
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "find_checkpoint",
     "fit_few_videos",
     "frozen_size",
+    "inverse_frequencies",
 ]

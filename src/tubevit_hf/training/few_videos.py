@@ -191,6 +191,7 @@ def fit_few_videos(
     frozen: FrozenClips,
     groups: Sequence[str] | None = None,
     choices: Sequence[Choice] | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> tuple[TubeViTForVideoClassification, FewVideosReport]:
     """Fits the classifier of a model that [`FewVideosRecipe.start`] made.
 
@@ -200,6 +201,7 @@ def fit_few_videos(
         groups: of each video, such as who or where it was filmed: videos of one group are held out together. By
             default each by itself.
         choices: what may be read of the features; by default all that `list_choices` gives.
+        class_weights: how much an error in a video of each class counts, up to a factor; by default all alike.
 
     Returns:
         The fitted model, without the layers that are not read; and the report.
@@ -213,16 +215,18 @@ def fit_few_videos(
     blocks = feature_blocks(model.config)
     weights = feature_weights(model.config)
     choices = list_choices(model.config) if choices is None else choices
+    importance = torch.ones(len(labels)) if class_weights is None else torch.tensor(class_weights)[labels]
+    importance = importance / importance.mean()
 
     # which choice: a few copies of each video will do
     copies = max(1, min(VALIDATION_CLIPS // len(labels), frozen.copies))
     read = reader(frozen, copies)
     videos = torch.arange(len(labels)).repeat_interleave(copies)
-    standardization = ridge.standardize(read, len(videos), weights)
+    standardization = ridge.standardize(read, importance[videos], weights)
     names = list(blocks)
     products = dict(zip(names, ridge.products(read, len(videos), standardization, [[blocks[n]] for n in names])))
     validations = {
-        choice: ridge.cross_validate(sum_products(products, choice), videos, labels, numbers, num_labels)
+        choice: ridge.cross_validate(sum_products(products, choice), videos, labels, numbers, importance, num_labels)
         for choice in choices
     }
     # what stands still can be the place alone: those who are held out stood there too, and in another it says nothing
@@ -233,10 +237,11 @@ def fit_few_videos(
     # and then all of them
     read = reader(frozen, frozen.copies)
     videos = torch.arange(len(labels)).repeat_interleave(frozen.copies)
-    standardization = ridge.standardize(read, len(videos), weights)
+    standardization = ridge.standardize(read, importance[videos], weights)
     which = [blocks[name] for name in names if name[0] in chosen.layers and name[1] in chosen.parts]
     [product] = ridge.products(read, len(videos), standardization, [which])
-    weight, bias = ridge.fit(read, product, standardization, labels[videos], num_labels, validations[chosen])
+    counts = importance[videos]
+    weight, bias = ridge.fit(read, product, standardization, labels[videos], counts, num_labels, validations[chosen])
     unread = torch.ones(weight.shape[1], dtype=torch.bool)
     for block in which:
         unread[block] = False

@@ -4,7 +4,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data import ClipDataset
-from ..data.clips import has_short_clips
+from ..data.clips import has_short_clips, place_of
 from ..data.splits import name_of, path_of
 from ..folders import read_json, write_json
 from ..inference.identity import hash_tensors
@@ -30,6 +30,9 @@ from ..model.tubes_tubevit import Size
 SETTINGS_NAME = "frozen.json"
 # clips of a shard: what a killed run loses at most
 SHARD_SIZE = 64
+
+# is told after each clip how many are done, of how many
+Watch = Callable[[int, int], None]
 
 
 class FrozenCacheMismatch(ValueError):
@@ -63,10 +66,13 @@ class FrozenClips(Dataset[dict[str, Any]]):
         indices = range(len(self)) if indices is None else indices
         return FrozenClips(self.clips, self.folder, [self.indices[index] for index in indices], copies or self.copies)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """`frozen_output` of the epoch's copy, and `labels`."""
-        copy = int(self.epoch) % self.copies
-        return {"frozen_output": self.get_output(index, copy), "labels": self.clips.get_labels(self.indices[index])}
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """`frozen_output` of the epoch's copy, and `labels`; of `(row, repeat)` that of another copy."""
+        row, epoch = place_of(index, int(self.epoch))
+        return {
+            "frozen_output": self.get_output(row, epoch % self.copies),
+            "labels": self.clips.get_labels(self.indices[row]),
+        }
 
     def get_output(self, index: int, copy: int) -> torch.Tensor:
         assert self.clips.copies is not None
@@ -91,6 +97,7 @@ def cache_frozen(
     num_workers: int = 0,
     bf16: bool = False,
     overwrite: bool = False,
+    watch: Watch | None = None,
 ) -> FrozenClips:
     """Runs the frozen part of a model on all copies of all clips, once: what is in the folder already is not computed
     again, and a run that was killed goes on.
@@ -103,6 +110,7 @@ def cache_frozen(
         num_workers: processes that read clips.
         bf16: whether to compute in bfloat16.
         overwrite: whether what another model, other data or other settings gave makes way.
+        watch: is told after each clip how many were run, and how many there are to run.
 
     Raises:
         FrozenCacheMismatch: the folder holds such, and `overwrite` is false.
@@ -127,7 +135,7 @@ def cache_frozen(
     training = model.training
     model.eval()
     try:
-        fill(model, clips, folder, missing, batch_size, num_workers, bf16)
+        fill(model, clips, folder, missing, batch_size, num_workers, bf16, watch)
     finally:
         model.train(training)
     return FrozenClips(clips, folder)
@@ -141,6 +149,7 @@ def fill(
     batch_size: int,
     num_workers: int,
     bf16: bool,
+    watch: Watch | None,
 ) -> None:
     assert clips.copies is not None
     num_clips = len(clips) * clips.copies
@@ -148,18 +157,30 @@ def fill(
     loader = DataLoader(Copies(clips, wanted, batch_size), batch_size=None, num_workers=num_workers)
     bar = tqdm(total=len(wanted), desc="Frozen layers", unit="clip", disable=None)
     done = iterate_outputs(model, loader, bf16)
+    number = 0
     for shard in shards:
         length = min(num_clips - shard * SHARD_SIZE, SHARD_SIZE)
         outputs = []
         for _ in range(length):
             outputs.append(next(done))
             bar.update()
-        path = shard_path(folder, shard)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        with open(unfinished, "wb") as file:
-            np.save(file, np.stack(outputs))
-        os.replace(unfinished, path)
+            number += 1
+            if watch is not None:
+                watch(number, len(wanted))
+        write_shard(shard_path(folder, shard), np.stack(outputs))
     bar.close()
+
+
+def write_shard(path: Path, outputs: np.ndarray) -> None:
+    """The file is there in full, or not at all."""
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            np.save(file, outputs)
+        os.replace(unfinished, path)
+    finally:
+        # where the disk is full, what was begun would take the room that is left
+        unfinished.unlink(missing_ok=True)
 
 
 def iterate_outputs(

@@ -3,6 +3,7 @@
 over groups, brought to probabilities by a temperature.
 
 Samples are few and features many, so all is done with the products of samples with each other (the dual form).
+What each sample counts, `importance`, is 1 in the mean of all.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..extras import of_extra
+from ..data.dividing import stratified_folds
 
 
 # of the mean square of a sample
@@ -35,17 +36,19 @@ class Standardization:
         return (features - self.mean) / self.scale
 
 
-def standardize(read: ReadFeatures, num_samples: int, weights: torch.Tensor) -> Standardization:
+def standardize(read: ReadFeatures, importance: torch.Tensor, weights: torch.Tensor) -> Standardization:
     """
     Args:
+        importance: of each sample, `(n,)`.
         weights: of the features: what each adds to the product of a sample with itself, in the mean of the samples.
     """
     total = square = torch.zeros((), dtype=torch.float64)
-    for rows in torch.arange(num_samples).split(CHUNK):
-        features = read(rows).double()
-        total, square = total + features.sum(dim=0), square + features.square().sum(dim=0)
-    mean = total / num_samples
-    std = (square / num_samples - mean.square()).clamp_min(0).sqrt()
+    importance = importance.double()
+    for rows in torch.arange(len(importance)).split(CHUNK):
+        features, counts = read(rows).double(), importance[rows]
+        total, square = total + counts @ features, square + counts @ features.square()
+    mean = total / importance.sum()
+    std = (square / importance.sum() - mean.square()).clamp_min(0).sqrt()
     # a feature that never changes says nothing, whatever it is divided by
     std = std.clamp_min(1e-4 * std.mean().clamp_min(1e-12))
     return Standardization(mean.float(), (std / weights.sqrt()).float())
@@ -68,31 +71,20 @@ def products(
     return found
 
 
-def solve(product: torch.Tensor, targets: torch.Tensor, strength: float) -> torch.Tensor:
-    """What each sample weighs: `(n, n)`, `(n, classes) -> (n, classes)`."""
-    penalty = strength * product.diagonal().mean()
-    regular = product + penalty * torch.eye(len(product), dtype=product.dtype)
-    return torch.cholesky_solve(targets.to(product.dtype), torch.linalg.cholesky(regular))
+def solve(product: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, strength: float) -> torch.Tensor:
+    """What each sample weighs in the classifier: `(n, n)`, `(n, classes)`, `(n,) -> (n, classes)`."""
+    # an error that counts twice is that of two equal samples
+    root = importance.to(product.dtype).sqrt()[:, None]
+    penalty = strength * (root[:, 0].square() * product.diagonal()).mean()
+    regular = root * product * root.T + penalty * torch.eye(len(product), dtype=product.dtype)
+    return root * torch.cholesky_solve(root * targets.to(product.dtype), torch.linalg.cholesky(regular))
 
 
-def make_targets(labels: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def make_targets(labels: torch.Tensor, importance: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One for the right class and zero for others, less the mean; and that mean."""
     targets = torch.nn.functional.one_hot(labels, num_labels).double()
-    mean = targets.mean(dim=0)
+    mean = importance.double() @ targets / importance.sum()
     return targets - mean, mean
-
-
-def make_folds(labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Number of the fold of each video: a group is in one fold, and folds are alike in their classes."""
-    with of_extra("demo"):
-        from sklearn.model_selection import StratifiedGroupKFold
-
-    num_folds = min(NUM_FOLDS, len(groups.unique()), int(labels.bincount().max()))
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
-    folds = torch.zeros_like(labels)
-    for number, (_, test) in enumerate(splitter.split(labels.numpy(), labels.numpy(), groups.numpy())):
-        folds[torch.from_numpy(test)] = number
-    return folds
 
 
 @dataclass
@@ -100,7 +92,7 @@ class Validation:
     """How a choice of parts and strength did on held-out groups.
 
     Args:
-        accuracy: share of held-out videos that are right, each by the mean of its copies.
+        accuracy: share of held-out videos that are right, each by the mean of its copies and as much as it counts.
         strength: of the ridge, the best of `STRENGTHS`.
         temperature: that makes probabilities of the scores of single copies.
         loss: log loss of held-out copies with that temperature, which is what decides.
@@ -113,33 +105,38 @@ class Validation:
 
 
 def cross_validate(
-    product: torch.Tensor, videos: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor, num_labels: int
+    product: torch.Tensor,
+    videos: torch.Tensor,
+    labels: torch.Tensor,
+    groups: torch.Tensor,
+    importance: torch.Tensor,
+    num_labels: int,
 ) -> Validation:
     """The best strength, by the log loss of held-out groups.
 
     Args:
         product: `(n, n)` of all samples.
         videos: which video each sample is a copy of, `(n,)`.
-        labels, groups: of each video.
+        labels, groups, importance: of each video.
     """
-    folds = make_folds(labels, groups)
+    folds = torch.from_numpy(stratified_folds(labels.numpy(), groups.numpy(), NUM_FOLDS))
+    counts = importance[videos]
     best: Validation | None = None
     for strength in STRENGTHS:
         scores = torch.zeros(len(videos), num_labels, dtype=torch.float64)
         for fold in folds.unique():
             test = folds[videos] == fold
             train = ~test
-            targets, mean = make_targets(labels[videos[train]], num_labels)
-            weights = solve(product[train][:, train], targets, strength)
+            targets, mean = make_targets(labels[videos[train]], counts[train], num_labels)
+            weights = solve(product[train][:, train], targets, counts[train], strength)
             scores[test] = (product[test][:, train] @ weights).double() + mean
         truth = labels[videos]
         loss, temperature = min(
-            (float(torch.nn.functional.cross_entropy(scores / temperature, truth)), temperature)
-            for temperature in TEMPERATURES
+            (log_loss(scores / temperature, truth, counts), temperature) for temperature in TEMPERATURES
         )
         probabilities = (scores / temperature).softmax(dim=1)
         of_videos = torch.zeros(len(labels), num_labels, dtype=torch.float64).index_add(0, videos, probabilities)
-        accuracy = float((of_videos.argmax(dim=1) == labels).double().mean())
+        accuracy = float(importance.double() @ (of_videos.argmax(dim=1) == labels).double() / importance.sum())
         found = Validation(accuracy, strength, temperature, loss)
         if best is None or loss < best.loss:
             best = found
@@ -147,11 +144,17 @@ def cross_validate(
     return best
 
 
+def log_loss(logits: torch.Tensor, labels: torch.Tensor, importance: torch.Tensor) -> float:
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    return float(importance.double() @ losses / importance.sum())
+
+
 def fit(
     read: ReadFeatures,
     product: torch.Tensor,
     standardization: Standardization,
     labels: torch.Tensor,
+    importance: torch.Tensor,
     num_labels: int,
     validation: Validation,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,11 +162,11 @@ def fit(
 
     Args:
         read: gives all features of the chosen parts.
-        product, labels: of all samples.
+        product, labels, importance: of all samples.
         standardization: of the chosen parts.
     """
-    targets, mean = make_targets(labels, num_labels)
-    shares = solve(product, targets, validation.strength)
+    targets, mean = make_targets(labels, importance, num_labels)
+    shares = solve(product, targets, importance, validation.strength)
     weight = sum(
         shares[rows].float().T @ standardization(read(rows)) for rows in torch.arange(len(labels)).split(CHUNK)
     )

@@ -3,15 +3,18 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
+from huggingface_hub import ModelCard
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from transformers import (
+    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
@@ -25,7 +28,17 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import ModelOutput
 
-from ..data import ClipDataset, JointBatches, JointDataset, ShuffledBatches, collate_clips, pack_clips
+from ..data import (
+    BalancedBatches,
+    ClipDataset,
+    JointBatches,
+    JointDataset,
+    ShuffledBatches,
+    collate_clips,
+    get_names,
+    is_multi_label,
+    pack_clips,
+)
 from ..data.clips import has_short_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
 from ..model.loss_tubevit import classification_loss, count_labels
@@ -57,12 +70,17 @@ class VideoTrainer(Trainer):
         mixup: alpha of MixUp, which blends pairs of clips and their labels; 0 for none.
         weights: share of batches of each of the joint datasets, up to a factor; by default as long as they are.
         pack: whether the clips of a training batch make one row of tokens, without padding.
+        class_weights: how much an error in a clip of each class counts in the loss of training, see
+            [`inverse_frequencies`]; where clips have several labels, how much a label that is there counts beside one
+            that is not.
+        balanced: whether an epoch has as many clips of each class, see [`BalancedBatches`].
         kwargs: of the Trainer; datasets are [`ClipDataset`]s, joint or frozen ones, evaluation's of
             [`EvaluationViews`].
 
     Raises:
         ValueError: clips may have different lengths, and the model is no TubeViT, or MixUp, frozen clips, a compiler
-            or several GPUs of one process do not go with them.
+            or several GPUs of one process do not go with them; or `class_weights` and `balanced` do not go with the
+            training data.
     """
 
     # of what the Trainer takes, what this one does
@@ -76,13 +94,21 @@ class VideoTrainer(Trainer):
         mixup: float = 0.0,
         weights: Mapping[str, float] | None = None,
         pack: bool = False,
+        class_weights: Sequence[float] | None = None,
+        balanced: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, data_collator=collate_clips, compute_metrics=self.compute_metrics, **kwargs)
         if self.args.device.type == "cpu" and (self.args.bf16 or self.args.bf16_full_eval):
             warn_of_emulation("`bf16`")
-        self.mixup, self.weights, self.pack = mixup, weights, pack
+        self.mixup, self.weights, self.pack, self.balanced = mixup, weights, pack, balanced
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        # scores and labels of the videos that were evaluated last, in their order
+        self.evaluated: EvalPrediction | None = None
+        # sections of the model card beside those that the model writes
+        self.card_details = ""
         self.check_lengths()
+        self.check_balance()
         # sharding gives the model another one
         self.whole_class = type(self.model)
         # the model's own loss knows neither smoothing nor, in some architectures, soft labels
@@ -117,13 +143,33 @@ class VideoTrainer(Trainer):
         if (self.pack or of_training or of_evaluation) and model_type != "tubevit":
             raise ValueError(f"{name} is for TubeViT, got a model of type {model_type!r}.")
 
+    def check_balance(self) -> None:
+        """Raises a `ValueError` for what classes that count unlike do not go with."""
+        dataset = self.train_dataset
+        if (self.class_weights is None and not self.balanced) or dataset is None:
+            return
+        if isinstance(dataset, JointDataset):
+            raise ValueError("`class_weights` and `balanced` are for one dataset; joint ones have `weights`.")
+        if self.balanced and dataset.num_labels is not None:
+            raise ValueError(
+                "`balanced` needs one class a video, and these may have several labels: give `class_weights`."
+            )
+        names = get_names(dataset.rows)
+        weights = self.class_weights
+        if weights is not None and (weights.shape != (len(names),) or not (weights.isfinite() & (weights > 0)).all()):
+            raise ValueError(
+                f"`class_weights` must be a number above 0 for each of the {len(names)} classes, got "
+                f"{weights.tolist()}."
+            )
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's, which trains a run of `max_steps` that is at its end one step further."""
-        if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
+        """As the Trainer's, which trains a run further that is at the end of its `max_steps`, or stopped early."""
+        if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
-            if state.global_step >= self.args.max_steps:
+            if 0 < self.args.max_steps <= state.global_step or has_stopped(state):
                 self.state = state
-                self._load_from_checkpoint(resume_from_checkpoint)
+                best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+                self._load_from_checkpoint(best or resume_from_checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -140,6 +186,8 @@ class VideoTrainer(Trainer):
         if isinstance(dataset, JointDataset):
             lengths = {name: len(rows) for name, rows in dataset.datasets.items()}
             self.batches = JointBatches(lengths, self.weights or lengths, **shared)
+        elif self.balanced:
+            self.batches = BalancedBatches(dataset.rows["label"], **shared)
         else:
             self.batches = ShuffledBatches(len(dataset), **shared)
         # dealt out to the processes already, so `accelerate` has nothing to shard
@@ -216,7 +264,8 @@ class VideoTrainer(Trainer):
     def compute_video_loss(
         self, outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        return video_loss(outputs["logits"], labels, self.head, self.args.label_smoothing_factor, num_items_in_batch)
+        smoothing = self.args.label_smoothing_factor
+        return video_loss(outputs["logits"], labels, self.head, smoothing, num_items_in_batch, self.class_weights)
 
     def prediction_step(
         self,
@@ -238,6 +287,7 @@ class VideoTrainer(Trainer):
 
     # pyrefly: ignore[bad-override-mutable-attribute]  `__init__` hands it over; the Trainer keeps it by the same name
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        self.evaluated = prediction
         if self.head.problem_type == "multi_label_classification":
             metrics = [MeanAveragePrecision()]
         else:
@@ -290,7 +340,20 @@ class VideoTrainer(Trainer):
             metrics = {"accuracy": found[-1]} if found else None
             # pyrefly: ignore[not-callable]  it is there
             card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
+            if self.card_details:
+                card = ModelCard(f"{card.content.rstrip()}\n\n{self.card_details}")
             card.save(folder / "README.md")
+
+
+def has_stopped(state: TrainerState) -> bool:
+    """Whether a run that is kept in a checkpoint was ended there by an `EarlyStoppingCallback`."""
+    callbacks: Any = state.stateful_callbacks  # by name, of a state that was read
+    stored = callbacks.get(EarlyStoppingCallback.__name__)
+    for callback in stored if isinstance(stored, list) else [stored] if stored else []:
+        waited = callback["attributes"]["early_stopping_patience_counter"]
+        if waited >= callback["args"]["early_stopping_patience"]:
+            return True
+    return False
 
 
 def list_datasets(dataset: object) -> list[object]:
@@ -326,12 +389,15 @@ def video_loss(
     head: PreTrainedConfig,
     label_smoothing: float = 0.0,
     num_items_in_batch: torch.Tensor | int | None = None,
+    class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Loss of a classifier of any architecture, with smoothed labels.
 
     A single label gives `label_smoothing` to all classes alike; each of several moves that far towards one half.
     `num_items_in_batch` is what the Trainer counts: one a clip of a single label, also where MixUp made it soft.
+    `class_weights` multiply what each class adds for a single label, and of several what each adds where it is right.
     """
+    num_entries = num_items_in_batch
     if head.problem_type == "multi_label_classification":
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
     elif label_smoothing or labels.is_floating_point():
@@ -340,8 +406,54 @@ def video_loss(
             labels = nn.functional.one_hot(labels, num_labels).to(logits.dtype)
         labels = labels * (1 - label_smoothing) + label_smoothing / num_labels
         if num_items_in_batch is not None:
-            num_items_in_batch = num_items_in_batch * num_labels
-    return classification_loss(labels, logits, head, num_items_in_batch)
+            num_entries = num_items_in_batch * num_labels
+    if class_weights is not None:
+        return weighted_loss(logits, labels, class_weights, head, num_items_in_batch)
+    return classification_loss(labels, logits, head, num_entries)
+
+
+def weighted_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    class_weights: torch.Tensor,
+    head: PreTrainedConfig,
+    num_items_in_batch: torch.Tensor | int | None,
+) -> torch.Tensor:
+    """As [`classification_loss`], of which it is a multiple where all weights are alike.
+
+    It is divided by how many clips there are, not by what they weigh: otherwise a batch of one class would weigh as
+    much as if its class weighed 1, and the loss would depend on how a step is shared out to batches and processes.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    class_weights = class_weights.to(logits)
+    if head.problem_type == "multi_label_classification":
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), pos_weight=class_weights, reduction="sum"
+        )
+        return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+    labels = labels.to(logits.dtype) if labels.is_floating_point() else labels.long()
+    loss = nn.functional.cross_entropy(logits, labels, weight=class_weights, reduction="sum")
+    return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def inverse_frequencies(rows: Dataset) -> list[float]:
+    """For each class what its errors should count, so that all classes count alike: the mean number of videos of a
+    class over its own, 1 in the mean of the videos. Of several labels a video, how many lack it over how many have it.
+
+    Raises:
+        ValueError: a class has no video, or with several labels all of them.
+    """
+    names, several = get_names(rows), is_multi_label(rows)
+    counts = [0] * len(names)
+    for labels in rows["label"]:
+        for label in set(labels) if several else [labels]:
+            counts[label] += 1
+    for name, count in zip(names, counts):
+        if count == 0 or (several and count == len(rows)):
+            raise ValueError(f"{count} of {len(rows)} videos are of the class {name!r}, which gives it no weight.")
+    if several:
+        return [(len(rows) - count) / count for count in counts]
+    return [len(rows) / (len(names) * count) for count in counts]
 
 
 def check_weights(model: nn.Module) -> None:

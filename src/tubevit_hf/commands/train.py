@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tubevit train`: from a folder of videos to a model, and what it is worth."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import one_line_errors, share_cores
+
+
+def list_all(wanted: bool) -> None:
+    if wanted:
+        from ..training.from_folder import make_parser
+
+        make_parser().print_help()
+        raise typer.Exit
+
+
+def train(
+    context: typer.Context,
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Videos in class folders, FOLDER/LABEL/*.mp4 or FOLDER/{train,validation}/LABEL/*.mp4; or a dataset "
+            "with the columns video and label, its folder or name on the Hub.",
+        ),
+    ],
+    source: Annotated[
+        str, typer.Option("--from", help="Folder or repo id of a TubeViT, or of an image ViT, which becomes one.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write. The same command again goes on from there.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file with the columns file, relative to FOLDER, and label, and if you like group and split. "
+            "Several labels of a video are separated by ; or have a row each."
+        ),
+    ] = None,
+    leave_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--leave-out", "--leave_out", help="Videos not to use: a path relative to FOLDER on each line, # comments."
+        ),
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--group-pattern",
+            "--group_pattern",
+            help="Regular expression that finds in a file's name what belongs together, such as who was filmed: that "
+            "is never trained on and validated with. Default: what the column group or the names tell.",
+        ),
+    ] = None,
+    groups: Annotated[bool, typer.Option(help="Whether videos belong together at all.")] = True,
+    share: Annotated[
+        float,
+        typer.Option("--validation-share", "--validation_share", help="Share of the videos that validate.", max=0.5),
+    ] = 0.2,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="small: a closed form behind frozen layers. gradients: Trainer, early stopping. Or one of the "
+            "paper's, such as k400-b. Default: small where it does, up to 3,000 videos of one label each."
+        ),
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option(help="Whether a mirrored video keeps its class. Say --no-mirror if left and right differ.")
+    ] = True,
+    class_weights: Annotated[
+        bool, typer.Option("--class-weights", "--class_weights", help="Let rare classes count as much as others.")
+    ] = False,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Train on as many clips of each class.")] = False,
+    patience: Annotated[
+        int, typer.Option(help="Evaluations without gain, after which training by gradients ends.", min=1)
+    ] = 5,
+    list_arguments: Annotated[
+        bool,
+        typer.Option(
+            "--list-arguments",
+            is_eager=True,
+            callback=list_all,
+            help="List all other arguments, those of clips and the Trainer's, which go here too.",
+        ),
+    ] = False,
+) -> None:
+    """Train a model on a folder of videos and measure it.
+
+    tubevit train my_videos --from facebook/deit-tiny-patch16-224 --out my_model
+
+    Videos that belong together are on one side of training and validation. A run that was stopped goes on by the same
+    command. Every argument of Transformers' Trainer goes here too, such as --num_train_epochs 5 --learning_rate 3e-5
+    --report_to tensorboard: --list-arguments lists them.
+    """
+    share_cores()
+    with one_line_errors(), one_line_failures(out):
+        if folder.startswith("-"):
+            raise ValueError(f"give FOLDER first, before {folder}.")
+        from ..training.from_folder import FolderRun, parse_given, train_folder
+
+        given: dict[str, Any] = {}
+        if not mirror:
+            given |= {"horizontal_flip": False, "eval_mirror": False}
+        if class_weights:
+            given["class_weights"] = True
+        if balanced:
+            given["balanced"] = True
+        run = FolderRun(
+            folder,
+            source,
+            out,
+            labels=labels,
+            leave_out=leave_out,
+            group_pattern=group_pattern,
+            by_group=groups,
+            share=share,
+            recipe=recipe,
+            patience=patience,
+            given=given | parse_given(context.args),
+        )
+        results = train_folder(run)
+    show(results, folder, out)
+
+
+@contextmanager
+def one_line_failures(out: Path) -> Generator[None, None, None]:
+    """Ends with one line too where the disk is full or the loss no longer finite, and for Ctrl-C."""
+    from ..training import TrainingDiverged
+
+    kept = f"What was whole in {out} is kept, and the same command goes on."
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"Stopped. {kept}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except TrainingDiverged as error:
+        raise ValueError(str(error)) from error
+    except Exception as error:
+        if is_full(error):
+            raise OSError(f"{out}: the disk is full. {kept}") from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk had no room; libraries wrap the system's error into ones of their own."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    if "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
+        return True
+    return error.__cause__ is not None and is_full(error.__cause__)
+
+
+def show(results: dict[str, Any], folder: str, out: Path) -> None:
+    metrics = results["metrics"]
+    if "accuracy" in results:
+        found = results["accuracy"]
+        low, high = found["interval_95"]
+        print(
+            f"Right: {found['right']} of {found['of']} validation videos, {found['value']:.1%} (95% interval "
+            f"{low:.1%} to {high:.1%}); mean over classes {metrics['mean_class_accuracy']:.1%}."
+        )
+    else:
+        print(f"Mean average precision: {metrics['mean_average_precision']:.3f}.")
+    for limit in results["limits"]:
+        print(f"- {limit}")
+    print(f"Model, metrics and card are in {out}. To go on:")
+    print(f"  tubevit report {out} {folder}")
+    print(f"  tubevit predict VIDEO_OR_FOLDER --model {out}")

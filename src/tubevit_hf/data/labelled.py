@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled videos as people have them: class folders, a table or a dataset, with splits and groups or without."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from transformers.utils import logging
+
+from .annotations import AnnotationError, VideoFiles, find_images, find_videos, read_csv, read_lines
+from .splits import (
+    SPLITS,
+    check_labels,
+    check_splits,
+    get_names,
+    is_multi_label,
+    is_saved_dataset,
+    load_classes,
+    load_folder,
+    name_of,
+    not_decoded,
+    open_dataset,
+)
+
+
+logger = logging.get_logger(__name__)
+
+
+def load_labelled(source: str | Path, labels: str | Path | None = None) -> Dataset:
+    """All videos of a folder or dataset, with what is known of each.
+
+    Args:
+        source: a folder with `LABEL/*.mp4`, or with `train/LABEL/*.mp4` and `validation/LABEL/*.mp4`; or a dataset by
+            name or folder, with the columns `video` and `label`, with or without these splits.
+        labels: a CSV file with the columns `file`, relative to the folder, and `label`, and if there are any `group`
+            and `split`. Several labels of a video are separated by `;` or have a row each.
+
+    Returns:
+        The columns `video`; `label`, a `ClassLabel` or a list of them; `file`, relative to the folder where it lies in
+        one; and, where told, `split` and `group`.
+
+    Raises:
+        AnnotationError: there are no videos, fewer than two classes, classes that differ only in case, or what is told
+            of videos is not understood or contradicts itself.
+    """
+    if labels is not None:
+        rows = read_labels(labels, source)
+    elif Path(source).is_dir() and not is_saved_dataset(source):
+        rows = load_class_folders(Path(source))
+    else:
+        rows = load_dataset_rows(str(source))
+    check_classes(str(source if labels is None else labels), get_names(rows))
+    files = [relative(name_of(index, rows[index]), source) for index in range(len(rows))]
+    return rows.add_column("file", files)  # pyrefly: ignore[bad-return]  datasets' decorators
+
+
+def load_class_folders(folder: Path) -> Dataset:
+    names = {path.name for path in folder.glob("[!.]*") if path.is_dir()}
+    if names >= set(SPLITS):
+        return join(load_folder(folder))
+    if "train" in names and (other := sorted(names & {"dev", "test", "val", "valid"})):
+        raise AnnotationError(
+            f"{folder}: beside the folder train it has {', '.join(other)}, but not validation. Rename the one whose "
+            f"videos are for validation, or give {folder / 'train'} to have it split."
+        )
+    if not find_videos(folder) and not find_images(folder):
+        raise AnnotationError(f"{folder}: it holds no videos. They belong into a folder for each class, LABEL/*.mp4.")
+    if not names:
+        raise AnnotationError(
+            f"{folder}: its videos lie in no folder of a class. Move them into LABEL/*.mp4, or name their classes in "
+            "a CSV file by --labels."
+        )
+    return load_classes(folder)
+
+
+def load_dataset_rows(name: str) -> Dataset:
+    path = PurePath(name)
+    if not is_saved_dataset(name) and (path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..")):
+        raise AnnotationError(f"{name}: there is no such folder.")
+    found = open_dataset(name)
+    if isinstance(found, DatasetDict):
+        if set(found) >= set(SPLITS):
+            return join(check_splits(found, name))
+        if list(found) != ["train"]:
+            raise AnnotationError(f"{name}: of its splits {', '.join(map(str, found))}, none is called validation.")
+        found = found["train"]
+    for column in ("video", "label"):
+        if column not in found.features:
+            raise AnnotationError(f"{name}: it has no column {column!r}, only {', '.join(found.features)}.")
+    found = not_decoded(found)
+    check_labels(name, found)
+    return only_known(found)
+
+
+def only_known(rows: Dataset) -> Dataset:
+    # pyrefly: ignore[bad-return]  datasets' decorators say that it may be a DatasetDict
+    return rows.select_columns([name for name in ("video", "label", "group") if name in rows.features])
+
+
+def join(splits: DatasetDict) -> Dataset:
+    """The two splits as one dataset, with a column that tells them apart."""
+    parts: list[Dataset] = []
+    for split in SPLITS:
+        rows = only_known(splits[split])
+        # pyrefly: ignore[bad-argument-type]  as above
+        parts.append(rows.add_column("split", [split] * len(rows)))
+    return concatenate_datasets(parts)
+
+
+def read_labels(file: str | Path, folder: str | Path) -> Dataset:
+    """Videos by a table of labels; those of the folder that are not in it are left out."""
+    if not Path(folder).is_dir():
+        raise AnnotationError(f"{folder}: there is no such folder.")
+    found: dict[str, dict[str, Any]] = {}
+    files = VideoFiles(folder)
+    missing: list[str] = []
+    several = False
+    for place, row in read_csv(str(file), ("file", "label")):
+        labels = [label.strip() for label in row["label"].split(";") if label.strip()]
+        if not labels:
+            raise AnnotationError(f"{place}: it names no label.")
+        path = files.find(place, row["file"], by_path=True)
+        if path is None:
+            missing.append(row["file"])
+            continue
+        facts = {name: (row.get(name) or "").strip() for name in ("group", "split")}
+        if facts["split"] not in ("", *SPLITS):
+            raise AnnotationError(f"{place}: the split must be train or validation, got {facts['split']!r}.")
+        video = found.setdefault(path, {"labels": [], **facts})
+        for name, value in facts.items():
+            if video[name] != value:
+                raise AnnotationError(f"{place}: {row['file']} has the {name} {video[name]!r} in an earlier row.")
+        video["labels"] += [label for label in labels if label not in video["labels"]]
+        several = several or len(video["labels"]) > 1
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise AnnotationError(
+            f"{file}: {len(missing)} of its videos are not in {folder}: {shown}. Names are relative to that folder; "
+            "remove the rows, or put the videos there."
+        )
+    if not found:
+        raise AnnotationError(f"{file}: it names no videos.")
+    if unnamed := len(set(map(str, find_videos(folder))) - set(found)):
+        logger.warning(f"{unnamed} video(s) of {folder} are not in {file} and are left out.")
+    names = ClassLabel(names=sorted({label for video in found.values() for label in video["labels"]}))
+    numbers = [[names.names.index(label) for label in video["labels"]] for video in found.values()]
+    columns: dict[str, Sequence[Any]] = {
+        "video": list(found),
+        "label": numbers if several else [number for [number] in numbers],
+    }
+    features = {"video": Value("string"), "label": List(names) if several else names}
+    for name in ("group", "split"):
+        values = [video[name] for video in found.values()]
+        if any(values):
+            if not all(values):
+                without = relative(next(path for path, video in found.items() if not video[name]), folder)
+                raise AnnotationError(f"{file}: either all videos have a {name} or none; {without} has none.")
+            columns[name], features[name] = values, Value("string")
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def check_classes(name: str, classes: Sequence[str]) -> None:
+    """Two classes or more, that nobody would take for one another."""
+    if len(classes) < 2:
+        raise AnnotationError(f"{name}: it has {len(classes)} class(es), and two are needed.")
+    alike: dict[str, str] = {}
+    for label in classes:
+        other = alike.setdefault(label.strip().casefold(), label)
+        if other != label:
+            raise AnnotationError(
+                f"{name}: the classes {other!r} and {label!r} differ only in case or blanks. Rename one, or put their "
+                "videos together."
+            )
+
+
+def leave_out(rows: Dataset, paths: set[Path]) -> Dataset:
+    """The videos without those at some paths."""
+    unwanted = {path.resolve() for path in paths}
+
+    def is_wanted(index: int) -> bool:
+        return Path(name_of(index, rows[index])).resolve() not in unwanted
+
+    # pyrefly: ignore[bad-return]  datasets' decorators say that it may be a DatasetDict
+    return rows.select([index for index in range(len(rows)) if is_wanted(index)])
+
+
+def read_leave_out(path: Path, folder: Path) -> set[Path]:
+    """Videos that are not to be used: of each line a path relative to the folder; what follows `#` is a comment.
+
+    Raises:
+        AnnotationError: the file cannot be read, or names what is not there.
+    """
+    found: set[Path] = set()
+    for place, line in read_lines(str(path)):
+        name = line.partition("#")[0].strip()
+        if name:
+            video = folder / name
+            if not video.exists():
+                raise AnnotationError(f"{place}: {video} does not exist. Remove the line.")
+            found.add(video)
+    return found
+
+
+def relative(path: str, folder: str | Path) -> str:
+    try:
+        return PurePath(path).relative_to(folder).as_posix()
+    except ValueError:
+        return path
+
+
+def texts_of(rows: Dataset) -> list[str]:
+    """The label of each video, several separated by `;`."""
+    names = get_names(rows)
+    if is_multi_label(rows):
+        return [";".join(names[label] for label in sorted(labels)) for labels in rows["label"]]
+    return [names[label] for label in rows["label"]]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a run will take and what memory it needs, said once after its first steps."""
+
+import resource
+import sys
+import time
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+# after so many, the first aside, which loads and warms up
+STEPS = 5
+CLIPS = 24
+
+
+class Forecast:
+    """Told after each step how many are done, of how many; prints a line once it can tell how long the rest takes.
+
+    Args:
+        what: the steps are called.
+        after: so many steps.
+        note: at the end of the line.
+    """
+
+    def __init__(self, what: str, after: int, note: str = ""):
+        self.what, self.after, self.note = what, after, note
+        self.began: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.began is None:
+            self.began, self.first = time.perf_counter(), done
+        elif done - self.first == self.after and done < total:
+            seconds = (time.perf_counter() - self.began) / self.after * (total - done)
+            print(
+                f"{total:,} {self.what}, about {describe_time(seconds)}, {peak_memory():,.0f} MiB{self.note}",
+                flush=True,
+            )
+
+
+class ForecastCallback(TrainerCallback):
+    """A [`Forecast`] of the steps of a Trainer, evaluations aside."""
+
+    def __init__(self) -> None:
+        self.forecast = Forecast("steps", STEPS, "; it ends sooner where validation no longer gains")
+        self.begin = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self.begin = state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.is_world_process_zero:
+            self.forecast(state.global_step - self.begin, state.max_steps - self.begin)
+
+
+def describe_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def peak_memory() -> float:
+    """The most that this process has had so far, in MiB; on a GPU what PyTorch has had there."""
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        return allocated / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # in bytes on macOS, elsewhere in KiB
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
