@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..evaluation import accuracy_interval
 from ..extras import of_extra
 
 
@@ -91,11 +92,7 @@ def wilson_share(count: int, of: int) -> Share:
     """
     if of < 1:
         raise ValueError(f"a share needs at least one video, got {of}.")
-    with of_extra("demo"):
-        from scipy.stats import binomtest
-
-    interval = binomtest(count, of).proportion_ci(LEVEL, method="wilson")
-    return Share(count, of, count / of, float(interval.low), float(interval.high))
+    return Share(count, of, count / of, *accuracy_interval(count, of, LEVEL))
 
 
 def bootstrap_share(right: np.ndarray, groups: Sequence[str], seed: int = 0) -> Share:
