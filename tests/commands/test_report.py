@@ -61,6 +61,15 @@ def test_page_numbers_and_card(model_folder, class_folders):
     assert "\n\n\n" not in card.text
 
 
+def test_card_tells_of_the_training(model_folder, class_folders):
+    found = {"source": "/home/me/vit", "videos": {"train": 12}, "classes": {"train": {"fall": 3, "jump": 9}}}
+    (model_folder / "results.json").write_text(json.dumps({**found, "division": "by group"}))
+    report(model_folder, class_folders)
+    text = ModelCard.load(model_folder / "README.md").text
+    assert "\n## Training\n\nFrom `vit`. Videos: 12 train, divided by group.\n" in text
+    assert "\n| class | train |\n|---|---|\n| fall | 3 |\n| jump | 9 |\n| roll | 0 |\n" in text
+
+
 def test_groups_of_names_and_of_a_pattern(model_folder, class_folders):
     report(model_folder, class_folders, "--groups", r"_(\d)\.mp4")
     numbers = json.loads((model_folder / "report.json").read_text())

@@ -36,6 +36,7 @@ HISTORY = History(
     "a ViT",
     {"train": 96, "validation": 24},
     "by group",
+    {"train": {"class 0": 40}, "validation": {"class 1": 3}},
 )
 
 

@@ -40,6 +40,7 @@ class History:
         source: the model that it was made from.
         videos: how many trained and validated, by split.
         division: how it came about which did what.
+        classes: of each split, how many videos of which class.
     """
 
     curves: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class History:
     source: str | None = None
     videos: dict[str, int] = field(default_factory=dict)
     division: str | None = None
+    classes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def still_does_as_well(self) -> tuple[float, float] | None:
@@ -85,7 +87,7 @@ def read_history(folder: Path) -> History:
         fitted.get("chosen"),
         sorted(choices, key=lambda choice: choice.loss),
         fitted.get("notes", []),
-        **{name: trained[name] for name in ("source", "videos", "division") if name in trained},
+        **{name: trained[name] for name in ("source", "videos", "division", "classes") if name in trained},
     )
 
 

@@ -141,15 +141,22 @@ def check_writable(path: Path) -> None:
 
 
 def describe_training(measurement: Measurement) -> str:
-    """A section of the model card, if it is known how the model was trained."""
+    """Sections of the model card, if it is known how the model was trained."""
     history = measurement.history
     if history.source is None:
         return ""
-    numbers = ", ".join(f"{count} {split}" for split, count in history.videos.items())
-    divided = f" They were divided {history.division}." if history.division else ""
     local = Path(history.source).is_absolute() or Path(history.source).exists()
     source = Path(history.source).name if local else history.source
-    return f"## Training\n\nFrom `{source}`. Videos: {numbers or 'not counted'}.{divided}"
+    numbers = ", ".join(f"{count} {split}" for split, count in history.videos.items())
+    divided = f", divided {history.division}" if history.division else ""
+    lines = ["## Training", "", f"From `{source}`. Videos: {numbers or 'not counted'}{divided}."]
+    if history.classes:
+        splits = list(history.classes)
+        lines += ["", f"| class | {' | '.join(splits)} |", "|---" * (1 + len(splits)) + "|"]
+        for name in measurement.labels:
+            counts = (str(history.classes[split].get(name, 0)) for split in splits)
+            lines.append(f"| {name} | {' | '.join(counts)} |")
+    return "\n".join(lines)
 
 
 def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> bool:

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.annotations import find_videos, read_csv
+from ..data.dividing import COLUMNS, SPLITS_NAME
 from ..data.splits import SPLITS
 
 
-# what a training of this package leaves in the model's folder
-SPLITS_FILE = "splits.csv"
-SPLITS_COLUMNS = ("file", "label", "group", "split")
 # between several labels of a video
 LABEL_SEPARATOR = ";"
 
@@ -81,7 +79,7 @@ def choose_videos(model: str, folder: Path, labels: Sequence[str], several: bool
     """
     if not folder.is_dir():
         raise ReportError(f"{folder}: there is no such folder.")
-    listed = Path(model, SPLITS_FILE)
+    listed = Path(model, SPLITS_NAME)
     warnings: list[str] = []
     if listed.exists():
         selection = choose_listed(listed, folder, labels)
@@ -94,7 +92,7 @@ def choose_videos(model: str, folder: Path, labels: Sequence[str], several: bool
     if several:
         raise ReportError(
             f"{model}: its videos may have several labels, which folders do not tell. Name them in {listed}, with the "
-            f"columns {', '.join(SPLITS_COLUMNS)}, labels apart by {LABEL_SEPARATOR!r}."
+            f"columns {', '.join(COLUMNS)}, labels apart by {LABEL_SEPARATOR!r}."
         )
     train, validation = (folder / split for split in SPLITS)
     if folder.name == SPLITS[1] and (folder.parent / SPLITS[0]).is_dir():
@@ -143,7 +141,7 @@ def choose_listed(listed: Path, folder: Path, labels: Sequence[str]) -> Selectio
     root = folder.resolve()
     files: dict[str, list[LabelledVideo]] = {}
     missing = 0
-    for _, row in read_csv(str(listed), SPLITS_COLUMNS):
+    for _, row in read_csv(str(listed), COLUMNS):
         # a path is within the folder that was trained on, which this may be a part of, or as it was given
         places = [folder / row["file"], folder.parent / row["file"], Path(row["file"])]
         inside = [place for place in places if place.resolve().is_relative_to(root)]
