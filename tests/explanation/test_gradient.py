@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tubevit_hf import TubeViTForVideoClassification, TubeViTModel
-from tubevit_hf.explanation import explain_clips
+from tubevit_hf.explanation import explain_clips, to_heat
 from tubevit_hf.explanation.gradient import integrated_gradients, mean_colour
 from tubevit_hf.explanation.scores import log_odds
 
@@ -102,3 +102,14 @@ def test_what_cannot_be_explained_is_refused():
         explain_clips(TubeViTModel(tiny_config()), clips)
     with pytest.raises(ValueError, match="`method` must be one of 'gradient', 'rollout', 'attention', got 'cam'"):
         explain_clips(TubeViTForVideoClassification(tiny_config()), clips, "cam")
+
+
+def test_heat_is_what_speaks_for_the_label():
+    parts = torch.zeros(2, 40, 48)
+    parts[0, 4, 7], parts[1, 30, 9] = 3.0, -8.0
+    heat = to_heat(parts, smooth=False)
+    assert heat[0, 4, 7] == 1
+    assert heat.sum() == 1
+    smooth = to_heat(torch.ones(2, 33, 64), smooth=True)
+    torch.testing.assert_close(smooth, torch.ones_like(smooth))
+    assert (to_heat(torch.zeros(1, 8, 8), smooth=True) == 0).all()

@@ -46,19 +46,18 @@ def explain(
         from ..folders import check_folder, written_whole
         from ..inference.explaining import explain_video
         from ..inference.running import get_processes, load_model
-        from ..visualization import animate_explanation, draw_explanation, to_heat
+        from ..visualization import animate_explanation, draw_explanation
 
         check_folder(out, overwrite)
         loaded = load_model(model, device=device or get_processes().device)
         found = explain_video(loaded, video, method=method.value, label=label, num_windows=windows)
-        heat = to_heat(found.parts, smooth=method is Methods.GRADIENT)
         title = f"{found.label} {found.score:.1%} - {Path(video).name}"
         times = found.seconds, found.windows, found.drops
         with written_whole(out, overwrite) as folder:
-            (folder / "explanation.gif").write_bytes(animate_explanation(found.frames, heat, *times, title))
+            (folder / "explanation.gif").write_bytes(animate_explanation(found.frames, found.heat, *times, title))
             notes = found.tell() + found.describe_tubes()
             draw_explanation(
-                found.frames, heat, found.seconds, found.shares, found.windows, found.drops, title, notes
+                found.frames, found.heat, found.seconds, found.shares, found.windows, found.drops, title, notes
             ).savefig(folder / "explanation.png", dpi=110)
             (folder / "explanation.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
 

@@ -5,6 +5,7 @@ from .attention import attention_rollout, pooling_attention
 from .deletion import deletion_curve
 from .explain import METHODS, Method, explain_clips
 from .gradient import integrated_gradients
+from .heat import to_heat
 from .occlusion import equal_windows, occlude_time
 
 
@@ -18,4 +19,5 @@ __all__ = [
     "integrated_gradients",
     "occlude_time",
     "pooling_attention",
+    "to_heat",
 ]

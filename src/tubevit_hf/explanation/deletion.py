@@ -19,7 +19,7 @@ def deletion_curve(
 ) -> torch.Tensor:
     """Probability of a label as more and more of a clip is replaced by its mean colour, the most important first.
 
-    The sooner it falls, the better the explanation; `curve.trapezoid(dim=1) / num_steps` is the area under it.
+    The sooner it falls, the better the explanation; `torch.trapezoid(curve, dim=1) / num_steps` is the area under it.
 
     Args:
         model: a classifier, in evaluation mode.

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from ..evaluation.views import to_scores
-from ..explanation import Method, equal_windows, explain_clips, occlude_time
+from ..explanation import Method, equal_windows, explain_clips, occlude_time, to_heat
 from ..explanation.scores import read_logits
 from ..model.modeling_tubevit import TubeViTForClassification
 from ..model.tubes_tubevit import Size
@@ -55,10 +56,15 @@ class VideoExplanation:
     drops: np.ndarray
     tubes: list[Size]
 
-    @property
+    @cached_property
+    def heat(self) -> torch.Tensor:
+        """What speaks for the label as pictures show it, `(num_frames, height, width)`, from 0 to 1."""
+        return to_heat(self.parts, smooth=self.method == "gradient")
+
+    @cached_property
     def shares(self) -> np.ndarray:
-        """Of what speaks for the label, the share in each frame: `(num_frames,)`."""
-        shares = self.parts.clamp_min(0).sum(dim=(1, 2)).double().numpy()
+        """Of all heat, the share in each frame: `(num_frames,)`."""
+        shares = self.heat.sum(dim=(1, 2)).double().numpy()
         return shares / max(shares.sum(), np.finfo(float).tiny)
 
     def find_most(self) -> tuple[float, float] | None:
@@ -83,9 +89,9 @@ class VideoExplanation:
         most = self.find_most()
         counts = "What counts" if self.method == "gradient" else "Its attention"
         told = [
-            f"{counts} lies about evenly over the clip."
+            f"{counts} is spread over the clip: half of it takes about half of the time."
             if most is None
-            else f"{counts} lies most at {most[0]:.1f} to {most[1]:.1f} s: half of it, in "
+            else f"{counts} lies mostly at {most[0]:.1f} to {most[1]:.1f} s: half of it, in "
             f"{(most[1] - most[0]) / (self.seconds[-1] - self.seconds[0]):.0%} of the time."
         ]
         if len(self.drops):

@@ -12,7 +12,7 @@ from ..extras import of_extra
 with of_extra("demo"):
     from .attention import draw_attention
     from .curves import draw_curves
-    from .explanation import animate_explanation, draw_explanation, lay_over, to_heat
+    from .explanation import animate_explanation, draw_explanation, lay_over
     from .timeline import draw_timeline
     from .tubes import draw_tubes
 
@@ -26,5 +26,4 @@ __all__ = [
     "draw_tubes",
     "lay_over",
     "pooling_attention",
-    "to_heat",
 ]

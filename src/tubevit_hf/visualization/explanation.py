@@ -11,38 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn.functional import avg_pool2d
 
 
 # its brightness alone tells high from low, whatever colours an eye can tell apart
 COLOURS = colormaps["inferno"]
 # what a label needs, and what speaks against it: apart also for the colour-blind
 NEEDED, AGAINST = "#d55e00", "#0072b2"
-# brightest parts of a clip that are shown alike, or a single pixel would leave all others dark
-BRIGHTEST = 0.002
-# sides of a frame in an animation, in pixels: the largest one whose file is small enough
-SIDES = (288, 224, 176, 128, 96)
+# width of a frame in an animation, in pixels, unless the file gets too large
+WIDTH = 288
 MAX_BYTES = 2_000_000
 # for which the last frame is shown before the animation begins again, in milliseconds
 PAUSE = 800
-
-
-def to_heat(parts: torch.Tensor, smooth: bool) -> torch.Tensor:
-    """What speaks for a label, from 0 to 1: `(num_frames, height, width)` of the same.
-
-    Args:
-        parts: as [`tubevit_hf.explanation.explain_clips`] gives them, of one clip.
-        smooth: whether each pixel is averaged with its neighbours, a sixteenth of the frame around: gradients of
-            single pixels flicker.
-    """
-    parts = parts.float()
-    if smooth:
-        side = 2 * (min(parts.shape[1:]) // 32) + 1
-        for _ in range(2):
-            parts = avg_pool2d(parts[:, None], side, 1, side // 2, count_include_pad=False)[:, 0]
-    parts = parts.clamp_min(0)
-    brightest = parts.flatten().topk(max(1, int(BRIGHTEST * parts.numel()))).values[-1]
-    return (parts / brightest.clamp_min(torch.finfo(parts.dtype).tiny)).clamp_max(1)
 
 
 def lay_over(frames: torch.Tensor, heat: torch.Tensor) -> np.ndarray:
@@ -80,7 +59,7 @@ def draw_explanation(
 
     Args:
         frames: `(num_frames, 3, height, width)`, uint8 RGB.
-        heat: `(num_frames, height, width)`, of [`to_heat`].
+        heat: `(num_frames, height, width)`, of [`tubevit_hf.explanation.to_heat`].
         seconds: when each frame is shown and the last one ends, `(num_frames + 1,)`.
         shares: of what counts, in each frame, `(num_frames,)`.
         windows: start and end of each stretch of time that was taken out, `(windows, 2)`, in seconds.
@@ -162,23 +141,20 @@ def animate_explanation(
     marks = 10 * (100 * (seconds - seconds[0])).round().astype(int)
     durations = np.maximum(np.diff(marks), 20)
     durations[-1] += PAUSE
-    data = b""
-    for side in SIDES:
+    width = WIDTH
+    while True:
         pages = [
             draw_page(
-                frames[number].permute(1, 2, 0).numpy(), covered[number], side, number, seconds, windows, drops, title
+                frames[number].permute(1, 2, 0).numpy(), covered[number], width, number, seconds, windows, drops, title
             )
             for number in range(len(frames))
         ]
         file = io.BytesIO()
-        first, *others = pages
-        first.save(
-            file, "GIF", save_all=True, append_images=others, duration=durations.tolist(), loop=0, optimize=True
-        )
-        data = file.getvalue()
-        if len(data) <= MAX_BYTES:
-            break
-    return data
+        pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations.tolist(), loop=0)
+        if file.tell() <= MAX_BYTES:
+            return file.getvalue()
+        # bytes grow about as the area does
+        width = int(0.95 * width * (MAX_BYTES / file.tell()) ** 0.5)
 
 
 def draw_page(
