@@ -190,7 +190,7 @@ def explain_video(
             {"score": score, "label": names[index]}
             for score, index in zip(best.values.tolist(), best.indices.tolist())
         ],
-        frames=to_pictures(clip, processor),
+        frames=to_pictures(processor, clip).round().byte().permute(0, 3, 1, 2),
         seconds=shown,
         parts=explain_clips(classifier, clips, method, labels)[0].cpu(),
         windows=np.array([(shown[start], shown[stop]) for start, stop in windows]).reshape(-1, 2),
@@ -218,13 +218,13 @@ def spread_repeats(seconds: np.ndarray) -> np.ndarray:
     return np.append(np.concatenate(parts), ends[-1])
 
 
-def to_pictures(clip: torch.Tensor, processor: TubeViTVideoProcessor) -> torch.Tensor:
-    """What a processor made of frames as pictures again, `(num_frames, 3, height, width)`, uint8: the crop that the
-    model saw."""
-    pixels = clip.float()
+def to_pictures(processor: Any, frames: torch.Tensor) -> torch.Tensor:
+    """What a processor made of frames, as they were: `(num_frames, channels, height, width)` to `(num_frames, height,
+    width, channels)`, from 0 to 255."""
+    frames = frames.float()
     if processor.do_normalize:
         mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-        pixels = pixels * std + mean
+        frames = frames * std + mean
     if processor.do_rescale:
-        pixels = pixels / processor.rescale_factor
-    return pixels.round().clamp(0, 255).to(torch.uint8)
+        frames = frames / processor.rescale_factor
+    return frames.clamp(0, 255).permute(0, 2, 3, 1)
