@@ -6,6 +6,7 @@ import typer
 from .commands.convert import convert
 from .commands.doctor import doctor
 from .commands.embed import embed
+from .commands.explain import explain
 from .commands.export import export
 from .commands.info import info
 from .commands.plan import plan
@@ -36,6 +37,7 @@ app.command()(embed)
 app.command()(probe)
 app.command()(search)
 app.command()(timeline)
+app.command()(explain)
 app.command()(report)
 app.command()(export)
 app.command()(plan)

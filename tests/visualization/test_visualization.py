@@ -1,11 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the pictures show, held against the model and the geometry."""
 
+import io
+
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from tubevit_hf import TubeViTConfig
-from tubevit_hf.visualization import draw_attention, draw_curves, draw_timeline, draw_tubes
+from tubevit_hf.visualization import (
+    animate_explanation,
+    draw_attention,
+    draw_curves,
+    draw_explanation,
+    draw_timeline,
+    draw_tubes,
+    lay_over,
+)
 
 
 def test_pictures_are_written(tmp_path):
@@ -54,3 +66,69 @@ def test_a_timeline_shows_what_is_likely_and_what_was_found():
     assert len(axes.collections) == 2
     corners = axes.collections[1].get_paths()[0].vertices
     np.testing.assert_allclose([corners.min(axis=0), corners.max(axis=0)], [[0, 0.55], [1.75, 1.45]])
+
+
+def made_explanation(num_frames: int, size: tuple[int, int]) -> dict:
+    """What the pictures of a made-up clip take, with one pixel that counts in each frame."""
+    heat = torch.zeros(num_frames, *size)
+    heat[:, 2, 3] = 1.0
+    seconds = np.cumsum([0.0, *np.linspace(0.1, 0.3, num_frames)])
+    windows = np.array([(seconds[0], seconds[1]), (seconds[1], seconds[-1])]) if num_frames > 1 else np.zeros((0, 2))
+    return {
+        "frames": torch.randint(0, 256, (num_frames, 3, *size), dtype=torch.uint8),
+        "heat": heat,
+        "seconds": seconds,
+        "windows": windows,
+        "drops": np.array([0.4, -0.1])[: len(windows)],
+    }
+
+
+def test_what_counts_is_laid_over():
+    made = made_explanation(2, (10, 12))
+    covered = lay_over(made["frames"], made["heat"])
+    assert covered.shape == (2, 10, 12, 3)
+    # grey but where it counts
+    colourful = np.ptp(covered.astype(int), axis=-1)
+    assert (colourful.reshape(2, -1).argmax(axis=1) == 2 * 12 + 3).all()
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 12])
+def test_a_sheet_shows_what_it_is_given(num_frames, tmp_path):
+    made = made_explanation(num_frames, (20, 30))
+    shares = np.full(num_frames, 1 / num_frames)
+    figure = draw_explanation(**made, shares=shares, title="jump 90%", notes=["a note"], num_columns=4)
+    pictures = [axes for axes in figure.axes if axes.images]
+    shown = min(4, num_frames)
+    assert len(pictures) == 2 * shown
+    assert [axes.get_title() for axes in pictures[::2]] == [
+        f"{made['seconds'][column * num_frames // shown]:.2f} s" for column in range(shown)
+    ]
+    bars = [axes for axes in figure.axes if len(axes.patches) > 0]
+    heights = [[bar.get_height() for bar in axes.patches] for axes in bars]
+    assert heights[0] == pytest.approx(list(100 * shares))
+    if num_frames > 1:
+        # a score that falls is below the line
+        assert heights[1] == pytest.approx([-40, 10])
+    figure.savefig(tmp_path / "sheet.png")
+
+
+@pytest.mark.parametrize(("num_frames", "size"), [(1, (16, 16)), (6, (24, 40)), (3, (50, 20))])
+def test_an_animation_keeps_the_time_of_frames(num_frames, size):
+    made = made_explanation(num_frames, size)
+    with Image.open(io.BytesIO(animate_explanation(**made, title="jump " * 40))) as animation:
+        assert getattr(animation, "n_frames", 1) == num_frames
+        if num_frames > 1:
+            durations = []
+            for number in range(num_frames):
+                animation.seek(number)
+                durations.append(animation.info["duration"])
+            wanted = 1000 * np.diff(made["seconds"])
+            assert durations[:-1] == pytest.approx(wanted[:-1], abs=10)
+
+
+def test_a_large_animation_is_made_smaller(monkeypatch):
+    """Noise cannot be compressed."""
+    made = made_explanation(3, (64, 64))
+    whole = len(animate_explanation(**made, title="noise"))
+    monkeypatch.setattr("tubevit_hf.visualization.explanation.MAX_BYTES", whole // 3)
+    assert whole // 20 < len(animate_explanation(**made, title="noise")) <= whole // 3

@@ -2,8 +2,22 @@
 """What a model looks at, exact to its tubes, and what becomes of a label without a stretch of time."""
 
 from .attention import attention_rollout, pooling_attention
-from .explain import METHODS, explain_clips
+from .deletion import deletion_curve
+from .explain import METHODS, Method, explain_clips
+from .gradient import integrated_gradients
+from .heat import to_heat
 from .occlusion import equal_windows, occlude_time
 
 
-__all__ = ["METHODS", "attention_rollout", "equal_windows", "explain_clips", "occlude_time", "pooling_attention"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "attention_rollout",
+    "deletion_curve",
+    "equal_windows",
+    "explain_clips",
+    "integrated_gradients",
+    "occlude_time",
+    "pooling_attention",
+    "to_heat",
+]

@@ -7,7 +7,7 @@ import torch
 
 from ..model.modeling_tubevit import TubeViTPreTrainedModel, as_video
 from .attention import attention_rollout, pooling_attention
-from .gradient import token_gradient
+from .gradient import integrated_gradients
 from .scores import check_classifier
 
 
@@ -21,21 +21,23 @@ def explain_clips(
     method: Method = "gradient",
     labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """How much each region of a clip counts, exact to the tubes: what a token has is shared out evenly over the region
-    that it sees.
+    """How much each region of a clip counts, exact to the tubes: 0 where none looks.
+
+    Gradients are known for each pixel. Attention is known for each token, and is shared out evenly over the region
+    that the token sees.
 
     Args:
         model: in evaluation mode.
         pixel_values: videos `(batch, num_frames, channels, height, width)` or images `(batch, channels, height,
             width)`, as the processor makes them.
-        method: `"gradient"`, what speaks for a label, for every model with a head; `"rollout"`, attention through all
-            layers, for every model; `"attention"`, that of the pooling, for models that have one. The last two are
-            the same for all labels.
+        method: `"gradient"`, what speaks for a label, by integrated gradients, for every model with a head;
+            `"rollout"`, attention through all layers, for every model; `"attention"`, that of the pooling, for models
+            that have one. The last two are the same for all labels.
         labels: `(batch,)`; by default the most likely one of each clip.
 
     Returns:
-        `(batch, num_frames, height, width)`, in float32: 0 where no tube looks, and with `"gradient"` below 0 where
-        something speaks against the label.
+        `(batch, num_frames, height, width)`, in float32. With `"gradient"` in log-odds, below 0 where something speaks
+        against the label; the others sum to 1, but for what CLS and register tokens have.
 
     Raises:
         ValueError: the model cannot be explained by this method, or a label is not one of its.
@@ -47,4 +49,4 @@ def explain_clips(
         return attention_rollout(model, pixel_values)
     if method != "gradient":
         raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
-    return token_gradient(check_classifier(model), pixel_values, labels)
+    return integrated_gradients(check_classifier(model), pixel_values, labels)

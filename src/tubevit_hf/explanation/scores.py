@@ -42,3 +42,12 @@ def choose_labels(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Te
 def of_labels(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """`(batch, labels)` at one label of each clip: `(batch,)`."""
     return values.gather(1, labels[:, None])[:, 0]
+
+
+def log_odds(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """Of one label of each clip against all others together: `(batch, labels) -> (batch,)`. Unlike a probability it
+    still moves where a model is sure. The value of a regression is given as it is."""
+    own = of_labels(logits, labels)
+    if problem_type in ("multi_label_classification", "regression") or logits.shape[1] == 1:
+        return own
+    return own - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)

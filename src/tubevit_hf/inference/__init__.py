@@ -5,6 +5,7 @@ What belongs to libraries that are not installed with this package has a module 
 """
 
 from .embedding import Embedding
+from .explaining import VideoExplanation, explain_video
 from .feature_folders import FeaturesError, open_features
 from .identity import OutputMismatch
 from .neighbours import Neighbour, WeightsMismatch, search
@@ -32,7 +33,9 @@ __all__ = [
     "StreamResult",
     "StreamingClassifier",
     "Timeline",
+    "VideoExplanation",
     "WeightsMismatch",
+    "explain_video",
     "find_segments",
     "format_srt",
     "list_files",

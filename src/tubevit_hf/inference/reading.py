@@ -59,13 +59,17 @@ class BySettings:
     def __call__(self, file: str) -> Reading:
         if not isinstance(self.processor, BaseVideoProcessor):
             return Reading(file, dict(self.processor(load_image(file), return_tensors="pt")))
-        inputs = self.processor(
-            file, num_frames=self.num_frames, do_sample_frames=True, return_tensors="pt", return_metadata=True
-        )
-        (metadata,) = inputs.pop("video_metadata")
-        return Reading(
-            file, dict(inputs), clip_seconds(metadata, len(inputs["pixel_values"])), length=metadata.duration
-        )
+        inputs, metadata = read_by_settings(self.processor, file, self.num_frames)
+        return Reading(file, inputs, clip_seconds(metadata, len(inputs["pixel_values"])), length=metadata.duration)
+
+
+def read_by_settings(
+    processor: BaseVideoProcessor, file: str, num_frames: int
+) -> tuple[dict[str, torch.Tensor], VideoMetadata]:
+    """What a processor makes of a video by its own settings, a row a clip, and which frames those are."""
+    inputs = processor(file, num_frames=num_frames, do_sample_frames=True, return_tensors="pt", return_metadata=True)
+    (metadata,) = inputs.pop("video_metadata")
+    return dict(inputs), metadata
 
 
 class ByViews:

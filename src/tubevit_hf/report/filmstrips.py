@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..explanation import equal_windows, explain_clips, occlude_time
+from ..explanation import equal_windows, explain_clips, occlude_time, to_heat
+from ..inference.explaining import to_pictures
 from ..inference.reading import BySettings
 from ..inference.running import LoadedModel
 from ..model.modeling_tubevit import TubeViTForVideoClassification
@@ -130,23 +131,9 @@ def look_into(
     assert model.config.label2id is not None  # every classifier has its labels
     labels = torch.tensor([model.config.label2id[label]], device=model.device)
     pixel_values = pixel_values.to(model.device, model.dtype)
-    found = explain_clips(model, pixel_values, labels=labels)[0].clamp_min(0).cpu()
-    # the root brings out the weaker regions too
-    looked_at = (found / found.max().clamp_min(1e-12)).sqrt()
+    looked_at = to_heat(explain_clips(model, pixel_values, labels=labels)[0].cpu(), smooth=True)
     drops = occlude_time(model, pixel_values, windows, labels=labels)[0].tolist() if len(windows) > 1 else None
     return looked_at, drops
-
-
-def to_pictures(processor: Any, frames: torch.Tensor) -> torch.Tensor:
-    """What a processor made of frames, as they were: `(num_frames, channels, height, width)` to `(num_frames, height,
-    width, channels)`, from 0 to 255."""
-    frames = frames.float()
-    if processor.do_normalize:
-        mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-        frames = frames * std + mean
-    if processor.do_rescale:
-        frames = frames / processor.rescale_factor
-    return frames.clamp(0, 255).permute(0, 2, 3, 1)
 
 
 def encode(picture: torch.Tensor, rows: int) -> tuple[str, int, int]:

@@ -12,8 +12,18 @@ from ..extras import of_extra
 with of_extra("demo"):
     from .attention import draw_attention
     from .curves import draw_curves
+    from .explanation import animate_explanation, draw_explanation, lay_over
     from .timeline import draw_timeline
     from .tubes import draw_tubes
 
 
-__all__ = ["draw_attention", "draw_curves", "draw_timeline", "draw_tubes", "pooling_attention"]
+__all__ = [
+    "animate_explanation",
+    "draw_attention",
+    "draw_curves",
+    "draw_explanation",
+    "draw_timeline",
+    "draw_tubes",
+    "lay_over",
+    "pooling_attention",
+]
