@@ -8,7 +8,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from transformers.utils import logging
 
-from .annotations import AnnotationError, VideoFiles, find_images, find_videos, read_csv, read_lines
+from .annotations import AnnotationError, VideoFiles, find_images, find_videos, read_csv
 from .splits import (
     SPLITS,
     check_labels,
@@ -183,23 +183,6 @@ def leave_out(rows: Dataset, paths: set[Path]) -> Dataset:
 
     # pyrefly: ignore[bad-return]  datasets' decorators say that it may be a DatasetDict
     return rows.select([index for index in range(len(rows)) if is_wanted(index)])
-
-
-def read_leave_out(path: Path, folder: Path) -> set[Path]:
-    """Videos that are not to be used: of each line a path relative to the folder; what follows `#` is a comment.
-
-    Raises:
-        AnnotationError: the file cannot be read, or names what is not there.
-    """
-    found: set[Path] = set()
-    for place, line in read_lines(str(path)):
-        name = line.partition("#")[0].strip()
-        if name:
-            video = folder / name
-            if not video.exists():
-                raise AnnotationError(f"{place}: {video} does not exist. Remove the line.")
-            found.add(video)
-    return found
 
 
 def relative(path: str, folder: str | Path) -> str:

@@ -26,9 +26,9 @@ from transformers import set_seed as set_all_seeds
 
 from ..conversion import convert_vit, save_converted
 from ..conversion.report import REPORT_NAME
-from ..data import drop_unreadable, get_names, is_multi_label
+from ..data import drop_unreadable, get_names, is_multi_label, read_leave_out
 from ..data.dividing import SPLITS_NAME, Division, divide, read_division, write_division
-from ..data.labelled import leave_out, load_labelled, read_leave_out
+from ..data.labelled import leave_out, load_labelled
 from ..folders import check_folder, read_json
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.number_types_tubevit import has_bfloat16_units

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from huggingface_hub import ModelCard
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -339,9 +338,9 @@ class VideoTrainer(Trainer):
             ]
             metrics = {"accuracy": found[-1]} if found else None
             # pyrefly: ignore[not-callable]  it is there
-            card = self.model.create_model_card(self.hub_model_id or folder.name, metrics=metrics, dataset=dataset)
-            if self.card_details:
-                card = ModelCard(f"{card.content.rstrip()}\n\n{self.card_details}")
+            card = self.model.create_model_card(
+                self.hub_model_id or folder.name, metrics=metrics, dataset=dataset, details=self.card_details
+            )
             card.save(folder / "README.md")
 
 
