@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import one_line_errors, share_cores
+from ..extras import of_extra
+from .common import Watched, one_line_errors, share_cores
 
 
 def list_all(wanted: bool) -> None:
@@ -103,6 +104,11 @@ def train(
     with one_line_errors(), one_line_failures(out):
         if folder.startswith("-"):
             raise ValueError(f"give FOLDER first, before {folder}.")
+        with of_extra("demo"):
+            # at the end it is measured, and drawn
+            import matplotlib  # noqa: F401
+            import sklearn  # noqa: F401
+        from ..inference.running import get_processes
         from ..training.from_folder import FolderRun, parse_given, train_folder
 
         given: dict[str, Any] = {}
@@ -126,7 +132,9 @@ def train(
             given=given | parse_given(context.args),
         )
         results = train_folder(run)
-    show(results, folder, out)
+        if get_processes().is_main_process:
+            show(results)
+            show_next(out, write_page(folder, out))
 
 
 @contextmanager
@@ -157,7 +165,21 @@ def is_full(error: BaseException) -> bool:
     return error.__cause__ is not None and is_full(error.__cause__)
 
 
-def show(results: dict[str, Any], folder: str, out: Path) -> None:
+def write_page(folder: str, out: Path) -> Path | None:
+    """A report of the validation videos; `None`, with the reason told, where there is none to be had, such as of
+    images or of a dataset on the Hub."""
+    from ..inference.running import get_processes, load_model
+    from ..report import ReportError, make_report
+
+    try:
+        loaded = load_model(str(out), device=get_processes().device)
+        return make_report(str(out), loaded, Path(folder), watch=Watched).page
+    except ReportError as error:
+        print(f"No report: {error}", file=sys.stderr)
+        return None
+
+
+def show(results: dict[str, Any]) -> None:
     metrics = results["metrics"]
     if "accuracy" in results:
         found = results["accuracy"]
@@ -170,6 +192,10 @@ def show(results: dict[str, Any], folder: str, out: Path) -> None:
         print(f"Mean average precision: {metrics['mean_average_precision']:.3f}.")
     for limit in results["limits"]:
         print(f"- {limit}")
+
+
+def show_next(out: Path, page: Path | None) -> None:
+    if page is not None:
+        print(f"Is it good enough? {page} tells, from one view of each video, as `tubevit predict` sees it.")
     print(f"Model, metrics and card are in {out}. To go on:")
-    print(f"  tubevit report {out} {folder}")
     print(f"  tubevit predict VIDEO_OR_FOLDER --model {out}")
