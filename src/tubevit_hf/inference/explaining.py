@@ -101,7 +101,7 @@ class VideoExplanation:
                 f"Without {start:.1f} to {end:.1f} s, held still instead, {self.label} would have "
                 f"{self.score - self.drops[worst]:.1%} instead of {self.score:.1%}."
                 if self.drops[worst] >= 0.01
-                else f"No single stretch of time matters: without any {self.label} keeps about {self.score:.1%}."
+                else f"No single stretch of time matters: {self.label} keeps about {self.score:.1%} without each of them."
             )
         return told
 
@@ -114,9 +114,10 @@ class VideoExplanation:
     @property
     def alt_text(self) -> str:
         """What the pictures show, for who cannot see them."""
+        shown = "what counts for the label" if self.method == "gradient" else "where its attention lies; the label is"
         return (
-            f"{len(self.frames)} frames of {Path(self.video).name}, and over each what counts for the label "
-            f"{self.label}, which has {self.score:.1%}. {' '.join(self.tell())}"
+            f"{len(self.frames)} frames of {Path(self.video).name}, and over each {shown} {self.label}, which has "
+            f"{self.score:.1%}. {' '.join(self.tell())}"
         )
 
     def to_dict(self) -> dict[str, Any]:
