@@ -76,7 +76,11 @@ def summarise(values: list[float]) -> dict[str, float]:
 
 
 def in_a_new_process(function: Callable[..., ResultT], *arguments: object) -> ResultT:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    # processes that it starts in turn, such as workers, start as a user's do, and not by importing all again
+    usual = multiprocessing.get_start_method()
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=multiprocessing.set_start_method, initargs=(usual, True)
+    ) as pool:
         return pool.submit(function, *arguments).result()
 
 
