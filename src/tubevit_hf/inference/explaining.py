@@ -101,7 +101,8 @@ class VideoExplanation:
                 f"Without {start:.1f} to {end:.1f} s, held still instead, {self.label} would have "
                 f"{self.score - self.drops[worst]:.1%} instead of {self.score:.1%}."
                 if self.drops[worst] >= 0.01
-                else f"No single stretch of time matters: {self.label} keeps about {self.score:.1%} without each of them."
+                else f"No single stretch of time matters: {self.label} keeps about {self.score:.1%} without each of "
+                "them."
             )
         return told
 
