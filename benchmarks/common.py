@@ -76,12 +76,14 @@ def summarise(values: list[float]) -> dict[str, float]:
 
 
 def in_a_new_process(function: Callable[..., ResultT], *arguments: object) -> ResultT:
-    # processes that it starts in turn, such as workers, start as a user's do, and not by importing all again
     usual = multiprocessing.get_start_method()
-    with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=multiprocessing.set_start_method, initargs=(usual, True)
-    ) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start_as, (usual,)) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def start_as(method: str) -> None:
+    """Processes that this one starts in turn, such as workers, start as a user's do, and need not import all again."""
+    multiprocessing.set_start_method(method, force=True)
 
 
 def peak_memory() -> float:
