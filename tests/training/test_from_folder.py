@@ -129,7 +129,7 @@ def test_a_folder_and_an_image_vit_are_enough(fitted, clips):
     assert "In closed form, behind frozen layers." in output
     # a hundred and sixty clips, of which the first few tell how long the others take
     assert "160 clips, about " in output
-    assert f"tubevit report {fitted} {clips}" in output
+    assert f"{fitted / 'report.html'} tells" in output and (fitted / "report.html").stat().st_size > 10_000
 
     # no actor is on both sides, and every video on one
     groups = groups_of(fitted)
@@ -162,7 +162,8 @@ def test_what_is_measured_is_what_the_saved_model_says(fitted, clips):
     assert results["videos"] == {"train": 32, "validation": 8}
     assert results["groups"] == {"train": 8, "validation": 2}
     card = (fitted / "README.md").read_text()
-    for text in (f"Right: {right} of 8 validation videos", "| left | 16 | 4 |", "of 2 group(s)", torch.__version__):
+    # of the report, which comes last
+    for text in ("8 videos, interval", "| left | 16 | 4 |", "of 2 groups only", torch.__version__.split("+")[0]):
         assert text in card
 
 

@@ -169,8 +169,13 @@ def write_page(folder: str, out: Path) -> Path | None:
     """A report of the validation videos; `None`, with the reason told, where there is none to be had, such as of
     images or of a dataset on the Hub."""
     from ..inference.running import get_processes, load_model
-    from ..report import ReportError, make_report
+    from ..report import PAGE, ReportError, make_report
+    from ..training.record import RESULTS_NAME
 
+    page = out / PAGE
+    if page.exists() and page.stat().st_mtime >= (out / RESULTS_NAME).stat().st_mtime:
+        # the run was finished before
+        return page
     try:
         loaded = load_model(str(out), device=get_processes().device)
         return make_report(str(out), loaded, Path(folder), watch=Watched).page

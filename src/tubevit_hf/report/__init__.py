@@ -4,7 +4,7 @@
 Needs scikit-learn and SciPy (`pip install "tubevit_hf[demo]"`).
 """
 
-from .making import WrittenReport, make_report
+from .making import PAGE, WrittenReport, make_report
 from .measurement import MeasuredVideo, Measurement
 from .measuring import measure
 from .page import render_page
@@ -12,6 +12,7 @@ from .videos import LabelledVideo, ReportError, Selection, choose_videos
 
 
 __all__ = [
+    "PAGE",
     "LabelledVideo",
     "MeasuredVideo",
     "Measurement",

@@ -21,7 +21,7 @@ from .videos import ReportError, Selection, choose_videos
 
 # wraps what is iterated over, such as in a progress bar, and is told how much it is
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
-CARD = "README.md"
+PAGE, CARD = "report.html", "README.md"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_report(
     in_folder = Path(model).is_dir() and not Path(model, MODEL_INFO).exists()
     if out is None and not in_folder:
         raise ReportError(f"{model}: it is no folder of a checkpoint, to write a page into. Name one with `--out`.")
-    page = Path(model, "report.html") if out is None else out
+    page = Path(model, PAGE) if out is None else out
     numbers = page.with_suffix(".json") if numbers is None else numbers
     if card is not None and not may_be_replaced(card):
         raise ReportError(f"{card}: somebody wrote this card. Choose another file, or remove it.")
