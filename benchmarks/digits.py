@@ -5,7 +5,7 @@ Training, validation and test splits each have their own handwriting.
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,18 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from tqdm.auto import tqdm
 
-from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, render_clip
+from tubevit_hf import TubeViTConfig
+from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, render_clip
 
 
 SPLITS = ("train", "validation", "test")
 CLIPS_PER_MOTION = {"train": 300, "validation": 30, "test": 80}
 PICTURES = {"train": 8000, "validation": 500}
+TUBES = [
+    {"kernel_size": [8, 16, 16], "stride": [8, 16, 16]},
+    {"kernel_size": [16, 8, 8], "stride": [16, 16, 16], "space_to_depth": [1, 2, 2]},
+    {"kernel_size": [1, 16, 16], "stride": [16, 16, 16]},
+]
 NUM_DIGITS = 10
 NUM_IMAGES = 4 * BATCH_SIZE  # in a batch of pictures
 
@@ -85,6 +91,20 @@ def make_pictures(split: str, sizes: tuple[int, int], most_tilt: float) -> tuple
 def stack_frames(clips: list[np.ndarray]) -> torch.Tensor:
     """Clips `(frames, height, width, 3)` together, channels before height."""
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous()
+
+
+def small_config(tubes: list[dict], **settings: Any) -> TubeViTConfig:
+    """Of a model of four layers that learns the digits' clips in minutes."""
+    return TubeViTConfig(
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        image_size=FRAME_SIZE,
+        num_frames=NUM_FRAMES,
+        tubes=tubes,
+        **settings,
+    )
 
 
 def normalize(pixels: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 from common import BATCH_SIZE, SEEDS, Runs, describe_machine, evaluate, print_table, train, write_result
-from digits import draw_from, make_clips, normalize
+from digits import TUBES, draw_from, make_clips, normalize
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import set_seed
@@ -42,11 +42,6 @@ from tubevit_hf.explanation.scores import log_odds
 
 
 # as in examples/demo.py
-TUBES = [
-    {"kernel_size": [8, 16, 16], "stride": [8, 16, 16]},
-    {"kernel_size": [16, 8, 8], "stride": [16, 16, 16], "space_to_depth": [1, 2, 2]},
-    {"kernel_size": [1, 16, 16], "stride": [16, 16, 16]},
-]
 STEPS = 300
 LEARNING_RATE = 3e-3
 CLIPS_PER_MOTION = 10

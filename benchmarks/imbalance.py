@@ -19,23 +19,18 @@ from pathlib import Path
 import torch
 from common import BATCH_SIZE, SEEDS, Runs, describe_machine, print_table, write_result
 from datasets import ClassLabel, Dataset, Features, Value
-from digits import make_clips, normalize
+from digits import TUBES, make_clips, normalize, small_config
 from transformers import TrainingArguments, set_seed
 
-from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
+from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.data import ClipDataset
-from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES
+from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS
 from tubevit_hf.training import VideoTrainer, inverse_frequencies
 
 
 RARE = ("left", "turn_left")
 CLIPS = {"often": 200, "rare": 10}
 WAYS = ("as it is", "class_weights", "balanced")
-TUBES = [
-    {"kernel_size": [8, 16, 16], "stride": [8, 16, 16]},
-    {"kernel_size": [16, 8, 8], "stride": [16, 16, 16], "space_to_depth": [1, 2, 2]},
-    {"kernel_size": [1, 16, 16], "stride": [16, 16, 16]},
-]
 
 
 class ShiftedClip:
@@ -93,16 +88,7 @@ def train_once(way: str, seed: int, steps: int) -> dict:
     columns = {"video": [str(index) for index in chosen], "label": clips.motions[chosen].tolist()}
     rows = Dataset.from_dict(columns, features=features)
     set_seed(seed)
-    config = TubeViTConfig(
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=512,
-        image_size=FRAME_SIZE,
-        num_frames=NUM_FRAMES,
-        tubes=TUBES,
-        num_labels=len(MOTIONS),
-    )
+    config = small_config(TUBES, num_labels=len(MOTIONS))
     with tempfile.TemporaryDirectory() as folder:
         trainer = VideoTrainer(
             model=TubeViTForVideoClassification(config),

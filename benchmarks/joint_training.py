@@ -35,24 +35,21 @@ from digits import (
     NUM_DIGITS,
     NUM_IMAGES,
     SPLITS,
+    TUBES,
     draw_from,
     draw_handwriting,
     make_pictures,
     normalize,
+    small_config,
     stack_frames,
 )
 from tqdm.auto import trange
 from transformers import set_seed
 
-from tubevit_hf import TubeViTConfig, TubeViTForJointClassification
-from tubevit_hf.data.moving_digits import DIGIT_SIZE, DIRECTIONS, FRAME_SIZE, NUM_FRAMES, render_clip
+from tubevit_hf import TubeViTForJointClassification
+from tubevit_hf.data.moving_digits import DIGIT_SIZE, DIRECTIONS, render_clip
 
 
-TUBES = [
-    {"kernel_size": [8, 16, 16], "stride": [8, 16, 16]},
-    {"kernel_size": [16, 8, 8], "stride": [16, 16, 16], "space_to_depth": [1, 2, 2]},
-    {"kernel_size": [1, 16, 16], "stride": [16, 16, 16]},
-]
 MOST_TILT = 20  # degrees
 # as large as in the clips, give or take a third
 PICTURE_SIZES = (DIGIT_SIZE * 2 // 3, DIGIT_SIZE * 4 // 3)
@@ -93,16 +90,7 @@ def train_and_evaluate(
 ) -> dict:
     set_seed(seed)
     digits = {"labels": [str(digit) for digit in range(NUM_DIGITS)]}
-    config = TubeViTConfig(
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=512,
-        image_size=FRAME_SIZE,
-        num_frames=NUM_FRAMES,
-        tubes=TUBES,
-        heads={"clips": digits, "pictures": digits},
-    )
+    config = small_config(TUBES, heads={"clips": digits, "pictures": digits})
     model = TubeViTForJointClassification(config).to(device)
     clips = partial(draw_clips, clips_per_digit)
     stages = {

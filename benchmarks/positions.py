@@ -38,11 +38,11 @@ from common import (
     report,
     train,
 )
-from digits import SPLITS, draw_from, draw_handwriting, normalize, stack_frames
+from digits import SPLITS, draw_from, draw_handwriting, normalize, small_config, stack_frames
 from tqdm.auto import trange
 from transformers import set_seed
 
-from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
+from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, render_clip
 
 
@@ -108,17 +108,7 @@ def train_and_evaluate(
     label: str, positions: str, device: torch.device, learning_rate: float, seed: int, split: str
 ) -> dict:
     set_seed(seed)
-    config = TubeViTConfig(
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=512,
-        image_size=FRAME_SIZE,
-        num_frames=NUM_FRAMES,
-        tubes=TUBES,
-        position_embedding_type=positions,
-        num_labels=NUM_CLASSES,
-    )
+    config = small_config(TUBES, position_embedding_type=positions, num_labels=NUM_CLASSES)
     model = TubeViTForVideoClassification(config).to(device)
     draw_batch = partial(draw_from, *make_labelled_clips(label, "train"))
     train(model, draw_batch, STEPS[label], learning_rate, f"{label}, {positions}, {learning_rate}, seed {seed}")

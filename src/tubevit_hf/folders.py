@@ -58,11 +58,11 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """The file is there in full, or as it was."""
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """The file is there in full, or as it was. `errors` is what becomes of what is no text, as `open` has it."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors=errors)
         os.replace(unfinished, path)
     except OSError:
         # such as of a full disk

@@ -16,7 +16,7 @@ from ..extras import of_extra
 from ..folders import write_text
 from .annotations import AnnotationError, read_csv
 from .groups import find_groups
-from .labelled import texts_of
+from .labelled import LABEL_SEPARATOR, texts_of
 from .splits import SPLITS, get_names, is_multi_label, read_groups
 
 
@@ -192,6 +192,11 @@ def write_division(path: Path, rows: Dataset, division: Division) -> None:
     write_text(path, text.getvalue())
 
 
+def differs(text: str, other: str) -> bool:
+    """Whether two texts name other labels; their order says nothing."""
+    return sorted(text.split(LABEL_SEPARATOR)) != sorted(other.split(LABEL_SEPARATOR))
+
+
 def read_division(path: Path, rows: Dataset) -> Division:
     """What was divided in an earlier start; a user may have changed it.
 
@@ -201,9 +206,7 @@ def read_division(path: Path, rows: Dataset) -> Division:
     noted = {row["file"]: row for _, row in read_csv(str(path), COLUMNS)}
     files = list(rows["file"])
     changed = [
-        file
-        for file, label in zip(files, texts_of(rows))
-        if file in noted and sorted(noted[file]["label"].split(";")) != sorted(label.split(";"))
+        file for file, label in zip(files, texts_of(rows)) if file in noted and differs(noted[file]["label"], label)
     ]
     for what, found in (
         ("are new", sorted(set(files) - set(noted))),

@@ -68,6 +68,31 @@ def find_groups(names: Sequence[str], labels: Sequence[int] | None = None) -> li
     return None
 
 
+def match_groups(names: Sequence[str], pattern: str, where: str) -> list[str]:
+    """For each name what a regular expression finds in it: its first group, or all of the match.
+
+    Args:
+        names: of files, or their paths.
+        pattern: the regular expression.
+        where: what the names are, for the error.
+
+    Raises:
+        ValueError: it is no regular expression, or finds nothing in a name.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression ({error}).") from error
+    groups: list[str] = []
+    for name in names:
+        match = regex.search(name)
+        found = match and (match[1] if regex.groups else match[0])
+        if found is None:
+            raise ValueError(f"{name}: {pattern!r} finds no group in {where}.")
+        groups.append(found)
+    return groups
+
+
 def split_words(stem: str) -> list[str]:
     """`Subject_01-walk_2` -> `["subject01", "walk", "2"]`."""
     words: list[str] = []

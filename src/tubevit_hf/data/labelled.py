@@ -25,6 +25,8 @@ from .splits import (
 
 
 logger = logging.get_logger(__name__)
+# between several labels of a video, in tables
+LABEL_SEPARATOR = ";"
 
 
 def load_labelled(source: str | Path, labels: str | Path | None = None) -> Dataset:
@@ -117,7 +119,7 @@ def read_labels(file: str | Path, folder: str | Path) -> Dataset:
     missing: list[str] = []
     several = False
     for place, row in read_csv(str(file), ("file", "label")):
-        labels = [label.strip() for label in row["label"].split(";") if label.strip()]
+        labels = [label.strip() for label in row["label"].split(LABEL_SEPARATOR) if label.strip()]
         if not labels:
             raise AnnotationError(f"{place}: it names no label.")
         path = files.find(place, row["file"], by_path=True)
@@ -196,5 +198,5 @@ def texts_of(rows: Dataset) -> list[str]:
     """The label of each video, several separated by `;`."""
     names = get_names(rows)
     if is_multi_label(rows):
-        return [";".join(names[label] for label in sorted(labels)) for labels in rows["label"]]
+        return [LABEL_SEPARATOR.join(names[label] for label in sorted(labels)) for labels in rows["label"]]
     return [names[label] for label in rows["label"]]

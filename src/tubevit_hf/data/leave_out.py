@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of files to leave out: a path a line, relative to the folder of videos, with comments that say why."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from transformers.utils import logging
 
+from ..folders import write_text
 from .annotations import AnnotationError
 
 
@@ -30,10 +30,9 @@ def write_leave_out(path: str | Path, folder: str | Path, reasons: Mapping[str, 
             raise AnnotationError(f"{name!r}: a list cannot hold a name with a line break; rename the file.")
         # a name may begin like a comment
         lines += [f"# {reason}", f"./{name}" if name.startswith("#") else name]
-    unfinished = Path(f"{path}.unfinished")
     try:
-        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-        os.replace(unfinished, path)
+        # names of files need not be text
+        write_text(Path(path), "\n".join(lines) + "\n", errors="surrogateescape")
     except OSError as error:
         raise AnnotationError(f"{path}: it cannot be written ({error.strerror or error}).") from error
 

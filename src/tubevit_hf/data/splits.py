@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers.utils import logging
 
 from .annotations import AnnotationError, find_images, find_videos, is_image, read_annotations
 from .facts import open_all, open_video, recall_opened
+from .groups import match_groups
 
 
 logger = logging.get_logger(__name__)
@@ -223,18 +223,11 @@ def read_groups(rows: Dataset, pattern: str) -> list[str]:
     Raises:
         AnnotationError: it is no regular expression, or a name does not match.
     """
+    names = [Path(name_of(index, rows[index])).name for index in range(len(rows))]
     try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise AnnotationError(f"{pattern!r} is no regular expression ({error}).") from error
-    groups: list[str] = []
-    for index in range(len(rows)):
-        name = Path(name_of(index, rows[index])).name
-        match = regex.search(name)
-        if match is None:
-            raise AnnotationError(f"{name}: {pattern!r} finds no group in the name of this video.")
-        groups.append(match[1] if regex.groups else match[0])
-    return groups
+        return match_groups(names, pattern, "the name of this video")
+    except ValueError as error:
+        raise AnnotationError(str(error)) from error
 
 
 def report_unusable(split: str, faults: list[tuple[str, str]]) -> None:

@@ -24,7 +24,7 @@ def predict_views(
     if frame_mask is not None:
         kwargs["frame_mask"] = frame_mask.flatten(0, 1)
     logits = model(pixel_values.flatten(0, 1), **kwargs).logits.float()
-    scores = logits.sigmoid() if multi_label else logits.softmax(dim=-1)
+    scores = to_scores(logits, "multi_label_classification" if multi_label else None)
     return scores.unflatten(0, (-1, num_views)).mean(dim=1)
 
 

@@ -16,6 +16,7 @@ from ..explanation.scores import read_logits
 from ..model.modeling_tubevit import TubeViTForClassification
 from ..model.tubes_tubevit import Size
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
+from .prediction import list_best
 from .reading import read_by_settings
 from .running import LoadedModel
 
@@ -174,8 +175,7 @@ def explain_video(
 
     with torch.no_grad():
         scores = to_scores(read_logits(classifier, clips), classifier.config.problem_type)[0].cpu()
-    best = scores.topk(min(5, len(scores)))
-    chosen = int(best.indices[0]) if chosen is None else chosen
+    chosen = int(scores.argmax()) if chosen is None else chosen
     labels = torch.tensor([chosen], device=clips.device)
     shown = spread_repeats(seconds[: len(clip)])
     grids = classifier.config.token_grids(len(clip), *clip.shape[2:])
@@ -188,10 +188,7 @@ def explain_video(
         method=method,
         label=names[chosen],
         score=scores[chosen].item(),
-        predictions=[
-            {"score": score, "label": names[index]}
-            for score, index in zip(best.values.tolist(), best.indices.tolist())
-        ],
+        predictions=list_best(scores, classifier.config, 5),
         frames=to_pictures(processor, clip).round().byte().permute(0, 3, 1, 2),
         seconds=shown,
         parts=explain_clips(classifier, clips, method, labels)[0].cpu(),

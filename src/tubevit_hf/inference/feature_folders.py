@@ -3,12 +3,13 @@
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, load_from_disk
+
+from ..data.groups import match_groups
 
 
 # beside the rows: with which model and settings they were made
@@ -91,14 +92,7 @@ def read_groups(rows: Dataset, pattern: str | None = None) -> np.ndarray:
     if pattern is None:
         return np.unique(files, return_inverse=True)[1]
     try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise FeaturesError(f"{pattern!r} is no regular expression ({error}).") from error
-    names: list[str] = []
-    for file in files:
-        match = regex.search(file)
-        found = match and (match[1] if regex.groups else match[0])
-        if found is None:
-            raise FeaturesError(f"{file}: {pattern!r} finds no group in the path of this video.")
-        names.append(found)
+        names = match_groups(files, pattern, "the path of this video")
+    except ValueError as error:
+        raise FeaturesError(str(error)) from error
     return np.unique(names, return_inverse=True)[1]

@@ -68,13 +68,17 @@ def name_best(reading: Reading, logits: torch.Tensor | None, config: PreTrainedC
     if logits is None:
         return Prediction(reading.file, error=reading.error)
     scores = to_scores(logits, config.problem_type).mean(dim=0)
+    return Prediction(reading.file, list_best(scores, config, top_k))
+
+
+def list_best(scores: torch.Tensor, config: PreTrainedConfig, top_k: int) -> list[dict[str, Any]]:
+    """The `top_k` labels of `(labels,)` with their scores, the highest first, as Transformers' pipelines have it."""
     best = scores.topk(min(top_k, len(scores)))
-    predictions = [
+    return [
         # pyrefly: ignore[unsupported-operation]  transformers gives every config its labels
         {"score": value, "label": config.id2label[label]}
         for value, label in zip(best.values.tolist(), best.indices.tolist())
     ]
-    return Prediction(reading.file, predictions)
 
 
 def read_logits(output: ModelOutput) -> torch.Tensor:

@@ -63,9 +63,8 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Reads what a training left in a model's folder: `trainer_state.json`, `few_videos.json`,
-    `results.json`, or nothing. Files that
-    are not what they should be say nothing."""
+    """Reads what a training left in a model's folder: `trainer_state.json`, `few_videos.json`, `results.json`. Files
+    that are not there, or not what they should be, say nothing."""
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for entry in read_if_there(folder / "trainer_state.json").get("log_history", []):
         for panel, lines in CURVES.items():

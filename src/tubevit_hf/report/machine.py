@@ -2,7 +2,6 @@
 """What a clip takes on this machine, and which machine that is."""
 
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from ..inference.prediction import read_logits
 from ..inference.reading import Load
 from ..inference.running import LoadedModel, Runner
+from ..machine import name_processor, peak_memory
 
 
 PACKAGES = ("tubevit_hf", "torch", "transformers", "av")
@@ -69,21 +69,9 @@ def measure_speed(loaded: LoadedModel, load: Load, files: Sequence[str]) -> Spee
     return Speed(len(reading_ms), median(reading_ms), median(model_ms), peak_memory(), of_gpu)
 
 
-def peak_memory() -> float | None:
-    """The most that this process has held, in MiB."""
-    try:
-        import resource
-    except ModuleNotFoundError:
-        # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def describe_environment(device: torch.device) -> dict[str, str]:
     """Hardware and versions, by name."""
-    processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    environment = {"date": date.today().isoformat(), "CPU": f"{processor}, {torch.get_num_threads()} threads"}
+    environment = {"date": date.today().isoformat(), "CPU": name_processor()}
     if device.type == "cuda":
         environment["GPU"] = torch.cuda.get_device_name(device)
     environment["runs on"] = str(device)

@@ -2,7 +2,7 @@
 """From a model and a folder of videos to a page, its numbers and a model card."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ from ..model.model_card_tubevit import may_be_replaced
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from .filmstrips import choose_clips, draw_strips
 from .measurement import Measurement
-from .measuring import check_model, list_labels, measure, takes_several
+from .measuring import Watch, check_model, list_labels, measure, takes_several
 from .page import last_part, render_page
 from .videos import ReportError, Selection, choose_videos
 
 
-# wraps what is iterated over, such as in a progress bar, and is told how much it is
-Watch = Callable[[Iterable[Any], int], Iterable[Any]]
 PAGE, CARD = "report.html", "README.md"
 
 

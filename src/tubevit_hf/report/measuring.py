@@ -2,7 +2,6 @@
 """A model run over the videos that it is measured on."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import BaseVideoProcessor, PreTrainedModel
 
+from ..data.known_files import stamp_of
 from ..evaluation.views import to_scores
 from ..folders import read_json
 from ..inference.prediction import read_logits
@@ -26,8 +26,8 @@ from .videos import LabelledVideo, ReportError, Selection
 
 # decimals of scores that are kept, so that what is read back is what was measured
 DECIMALS = 6
-# wraps what is iterated over, such as in a progress bar
-Watch = Callable[[Iterable[Reading], int], Iterable[Reading]]
+# wraps what is iterated over, such as in a progress bar, and is told how much it is
+Watch = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 class Scores(NamedTuple):
@@ -105,7 +105,7 @@ def measure(
         if not of_views.isfinite().all():
             raise ReportError(f"{model}: its scores of {reading.file} are not finite numbers; its weights are broken.")
         values = [round(value, DECIMALS) for value in of_views.tolist()]
-        scores[reading.file] = Scores(values, reading.length, mark_of(reading.file))
+        scores[reading.file] = Scores(values, reading.length, list(stamp_of(reading.file) or ()))
     if not scores:
         raise ReportError(f"{data}: none of the {len(files)} videos can be read. {failed[0]}")
     labels = list_labels(loaded)
@@ -148,12 +148,6 @@ def judge(video: LabelledVideo, labels: Sequence[str], found: Scores) -> Measure
     )
 
 
-def mark_of(file: str) -> list[int]:
-    """Size and time of change of a file, by which it is known again."""
-    found = os.stat(file)
-    return [found.st_size, found.st_mtime_ns]
-
-
 def read_kept(path: Path, made_with: dict[str, Any], files: Sequence[str]) -> dict[str, Scores]:
     """What an earlier measurement of the same model and settings says of files that have not changed; nothing if it is
     of others, or no such file."""
@@ -163,7 +157,7 @@ def read_kept(path: Path, made_with: dict[str, Any], files: Sequence[str]) -> di
         return {
             file: Scores(videos[file]["scores"], videos[file]["length"], videos[file]["mark"])
             for file in files
-            if file in videos and videos[file]["mark"] == mark_of(file)
+            if file in videos and (stamp := stamp_of(file)) is not None and videos[file]["mark"] == list(stamp)
         }
     except (OSError, ValueError, LookupError, TypeError):
         return {}

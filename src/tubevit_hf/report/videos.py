@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which videos of a folder are measured: those that the model was not trained on, as far as anything tells."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.annotations import find_videos, read_csv
 from ..data.dividing import COLUMNS, SPLITS_NAME
+from ..data.groups import match_groups
+from ..data.labelled import LABEL_SEPARATOR
 from ..data.splits import SPLITS
-
-
-# between several labels of a video
-LABEL_SEPARATOR = ";"
 
 
 class ReportError(ValueError):
@@ -49,16 +46,10 @@ class Selection:
             ReportError: it is no regular expression, or a path does not match.
         """
         try:
-            regex = re.compile(pattern)
-        except re.error as error:
-            raise ReportError(f"{pattern!r} is no regular expression ({error}).") from error
-        videos = []
-        for video in self.videos:
-            match = regex.search(video.file)
-            if match is None:
-                raise ReportError(f"{video.file}: {pattern!r} finds no group in this path.")
-            videos.append(replace(video, group=match[1] if regex.groups else match[0]))
-        return replace(self, videos=videos)
+            groups = match_groups([video.file for video in self.videos], pattern, "this path")
+        except ValueError as error:
+            raise ReportError(str(error)) from error
+        return replace(self, videos=[replace(video, group=group) for video, group in zip(self.videos, groups)])
 
 
 def choose_videos(model: str, folder: Path, labels: Sequence[str], several: bool = False) -> Selection:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a run will take and what memory it needs, said once after its first steps."""
 
-import resource
-import sys
 import time
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..machine import peak_memory
 
 
 # after so many, the first aside, which loads and warms up
@@ -33,7 +33,7 @@ class Forecast:
         elif done - self.first == self.after and done < total:
             seconds = (time.perf_counter() - self.began) / self.after * (total - done)
             print(
-                f"{total:,} {self.what}, about {describe_time(seconds)}, {peak_memory():,.0f} MiB{self.note}",
+                f"{total:,} {self.what}, about {describe_time(seconds)}, {describe_memory()}{self.note}",
                 flush=True,
             )
 
@@ -63,10 +63,9 @@ def describe_time(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def peak_memory() -> float:
-    """The most that this process has had so far, in MiB; on a GPU what PyTorch has had there."""
+def describe_memory() -> str:
+    """The most that this process has had so far; on a GPU what PyTorch has had there."""
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
-        return allocated / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # in bytes on macOS, elsewhere in KiB
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+        return f"{allocated / 2**20:,.0f} MiB"
+    peak = peak_memory()
+    return "memory unknown" if peak is None else f"{peak:,.0f} MiB"

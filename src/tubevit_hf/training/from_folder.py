@@ -167,7 +167,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
         if base_args.should_log:
             print("In closed form, behind frozen layers." if reason is None else f"By gradients: {reason}.")
     settings = base_settings(run)
-    settings |= small_settings() if closed_form else gradient_settings(run, config, splits["train"])
+    settings |= recipe_settings(SMALL, run.given) if closed_form else gradient_settings(run, config, splits["train"])
     clips, changes, training_args = make_parser().parse_dict({**settings, **run.given})
     set_all_seeds(training_args.seed)
 
@@ -319,10 +319,6 @@ def why_gradients(rows: Dataset, config: Any, given: Sequence[str]) -> str | Non
     if config.pooling_type != "grid" and not any(tube.sees_one_frame for tube in config.resolved_tubes):
         return "none of the model's tubes sees a single frame, which the closed form needs"
     return None
-
-
-def small_settings() -> dict[str, Any]:
-    return FEW_VIDEOS.clip_arguments()
 
 
 def gradient_settings(run: FolderRun, config: Any, rows: Dataset) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from datasets import Dataset
 
 from ..data import get_names, is_multi_label
 from ..data.dividing import Division
-from ..data.labelled import texts_of
+from ..data.labelled import LABEL_SEPARATOR, texts_of
 from ..data.splits import SPLITS
 from ..evaluation import accuracy_interval
 from ..folders import write_json, write_text
+from ..machine import name_processor
 from .few_videos import FewVideosReport
 from .trainer import VideoTrainer
 
@@ -106,11 +107,13 @@ def is_measured(name: str) -> bool:
 
 def labels_of(rows: Dataset) -> list[str] | list[list[str]]:
     texts = texts_of(rows)
-    return [[name for name in text.split(";") if name] for text in texts] if is_multi_label(rows) else texts
+    if not is_multi_label(rows):
+        return texts
+    return [[name for name in text.split(LABEL_SEPARATOR) if name] for text in texts]
 
 
 def count_classes(rows: Dataset) -> dict[str, int]:
-    counts = Counter(name for text in texts_of(rows) for name in text.split(";"))
+    counts = Counter(name for text in texts_of(rows) for name in text.split(LABEL_SEPARATOR))
     return {name: counts[name] for name in get_names(rows)}
 
 
@@ -140,10 +143,7 @@ def list_limits(found: dict[str, Any]) -> list[str]:
 
 
 def name_hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else name_processor()
 
 
 def describe(found: dict[str, Any]) -> str:
