@@ -17,6 +17,7 @@ from tubevit_hf.inference import load_model
 from tubevit_hf.report import make_report, render_page
 from tubevit_hf.report.filmstrips import NUM_CLIPS, NUM_FRAMES, Moment, Strip, encode
 from tubevit_hf.report.history import Choice, History
+from tubevit_hf.report.page import mark_code
 
 from ..support.chromium import SCREENS, THEMES, Chromium, find_chromium
 from .conftest import make_measurement
@@ -276,3 +277,7 @@ def test_page_of_a_hundred_videos_is_small():
     drawn = strips(measurement, 2 * NUM_CLIPS)
     assert len(drawn) == 12
     assert len(render_page(measurement, drawn[:NUM_CLIPS], drawn[NUM_CLIPS:])) < 5e6
+
+
+def test_commands_in_sentences_stand_out_and_nothing_else_is_marked_up():
+    assert str(mark_code("`--groups` finds <them>")) == "<code>--groups</code> finds &lt;them&gt;"

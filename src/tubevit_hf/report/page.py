@@ -115,7 +115,8 @@ def short_name(file: str) -> Markup:
 
 def mark_code(text: str) -> Markup:
     """What stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", Markup.escape(text)))
+    # as a plain string: what is put into a Markup is escaped
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(Markup.escape(text))))
 
 
 def shade(count: int, of: int) -> int:
