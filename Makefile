@@ -48,5 +48,5 @@ $(VENV)/installed: pyproject.toml
 		{ echo "tubevit_hf needs Python 3.10 or newer, got $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); PyTorch alone is several GB, which takes a few minutes."
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[demo,onnx,openvino,quality,seats,test]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[demo,docs,onnx,openvino,quality,seats,space,test,tune]"
 	touch $@
