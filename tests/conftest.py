@@ -14,15 +14,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import Browser
 
 from tubevit_hf import TubeViTForVideoClassification
 
+from .support.browser import find_chromium, open_browser
 from .support.tiny import (
     REPO_ID,
     SMALL_TUBES,
@@ -52,6 +55,17 @@ def _reproducible():
 def _assets():
     yield
     shutil.rmtree(os.environ["HF_ASSETS_CACHE"], ignore_errors=True)
+
+
+# of a module: Playwright's event loop runs while it is open, and lets tests of others start none
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find_chromium()
+    if path is None:
+        reason = "there is no Chromium here; `apt-get install chromium` brings one."
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with open_browser(path) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

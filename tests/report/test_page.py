@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page: whole, of itself, for every reader; and opened in a browser, on a phone and a desk, light and dark."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +18,7 @@ from tubevit_hf.report.filmstrips import NUM_CLIPS, NUM_FRAMES, Moment, Strip, e
 from tubevit_hf.report.history import Choice, History
 from tubevit_hf.report.page import mark_code
 
-from ..support.chromium import SCREENS, THEMES, Chromium, find_chromium
+from ..support.browser import SCREENS, THEMES, visit
 from .conftest import make_measurement
 
 
@@ -189,16 +188,6 @@ def test_contrast(theme, palette):
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Chromium]:
-    path = find_chromium()
-    if path is None:
-        reason = "there is no Chromium here; `apt-get install chromium` brings one."
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with Chromium(path) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
 def pages(tmp_path_factory, checkpoint, class_folders) -> dict[str, Path]:
     """What the command writes, and pages of what is wide: many and long names."""
     folder = tmp_path_factory.mktemp("pages")
@@ -227,49 +216,50 @@ def pages(tmp_path_factory, checkpoint, class_folders) -> dict[str, Path]:
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("name", ["tiny", "wide", "many", "several"])
 def test_in_a_browser(browser, pages, name, screen, theme):
-    browser.open(pages[name], screen, theme)
-    assert browser.requests() == [pages[name].absolute().as_uri()]
-    assert browser.complaints() == []
-    # nothing but the boxes that are for it scrolls sideways
-    assert browser.evaluate("window.innerWidth") == SCREENS[screen][0]
-    assert browser.evaluate("document.scrollingElement.scrollWidth") <= SCREENS[screen][0]
-    # what stays where it is in such a box leaves room for what moves
-    widest = "Math.max(...Array.from(document.querySelectorAll('th[scope=row]'), cell => cell.offsetWidth))"
-    assert browser.evaluate(widest) <= SCREENS[screen][0] / 2
-    # all pictures are there
-    browser.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
-    browser.evaluate("Promise.all(Array.from(document.images, image => image.decode()))")
-    assert browser.evaluate("Array.from(document.images).every(image => image.naturalWidth > 0 && image.alt)")
-    assert browser.evaluate("document.images.length") >= 16
-    # the theme that the reader has chosen
-    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}[theme]
-    # letters that can be read
-    smallest = (
-        "Math.min(...Array.from(document.querySelectorAll('p, td, th, li, dd, figcaption, small, .moment'), "
-        "element => parseFloat(getComputedStyle(element).fontSize)))"
-    )
-    assert browser.evaluate(smallest) >= 12
+    with visit(browser, pages[name], screen, theme) as opened:
+        assert opened.requests == []
+        assert opened.list_faults() == []
+        look = opened.page.evaluate
+        # nothing but the boxes that are for it scrolls sideways
+        assert look("window.innerWidth") == SCREENS[screen][0]
+        assert look("document.scrollingElement.scrollWidth") <= SCREENS[screen][0]
+        # what stays where it is in such a box leaves room for what moves
+        widest = "Math.max(...Array.from(document.querySelectorAll('th[scope=row]'), cell => cell.offsetWidth))"
+        assert look(widest) <= SCREENS[screen][0] / 2
+        # all pictures are there
+        opened.load_pictures()
+        assert look("Array.from(document.images).every(image => image.naturalWidth > 0 && image.alt)")
+        assert look("document.images.length") >= 16
+        # the theme that the reader has chosen
+        background = look("getComputedStyle(document.body).backgroundColor")
+        assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}[theme]
+        # letters that can be read
+        smallest = (
+            "Math.min(...Array.from(document.querySelectorAll('p, td, th, li, dd, figcaption, small, .moment'), "
+            "element => parseFloat(getComputedStyle(element).fontSize)))"
+        )
+        assert look(smallest) >= 12
+        assert opened.complaints == []
 
 
 def test_every_box_and_link_can_be_reached_by_keys(browser, pages):
-    browser.open(pages["tiny"], "desk", "light")
-    number = browser.evaluate("document.querySelectorAll('a, [tabindex]').length")
-    for _ in range(int(number)):
-        for kind in ("keyDown", "keyUp"):
-            browser.ask("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
-        browser.evaluate("document.activeElement.dataset.reached = 1")
-    assert browser.evaluate("document.querySelectorAll('[data-reached]').length") == number
+    with visit(browser, pages["tiny"]) as opened:
+        number = opened.page.evaluate("document.querySelectorAll('a, [tabindex]').length")
+        for _ in range(number):
+            opened.page.keyboard.press("Tab")
+            opened.page.evaluate("document.activeElement.dataset.reached = 1")
+        assert opened.page.evaluate("document.querySelectorAll('[data-reached]').length") == number
 
 
 def test_the_browser_sees_what_a_page_asks_for(browser, tmp_path):
     """Otherwise the tests above could not fail."""
     bad = tmp_path / "bad.html"
     bad.write_text('<body style="width: 900px"><img src="http://localhost:9/a.png"><link rel="icon" href="data:,">')
-    browser.open(bad, "phone", "light")
-    assert "http://localhost:9/a.png" in browser.requests()
-    assert browser.complaints()
-    assert browser.evaluate("document.scrollingElement.scrollWidth") > 390
+    with visit(browser, bad, "phone") as opened:
+        assert opened.requests == ["http://localhost:9/a.png"]
+        assert opened.complaints
+        assert opened.page.evaluate("document.scrollingElement.scrollWidth") > 390
+        assert any(fault.startswith("image-alt") for fault in opened.list_faults())
 
 
 def test_page_of_a_hundred_videos_is_small():
