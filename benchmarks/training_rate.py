@@ -8,15 +8,16 @@ A step is the Trainer's under `--bf16 True`: forward and loss under bfloat16 aut
 of clips that are there already. Eager and compiled take turns. Operations are counted from the configuration, three
 forward passes a step; the hardware's rate is that of its own best matrix product of bfloat16, measured in the same
 process. Memory (on a GPU) is the peak of the eager steps, in a process of its own, beside what the plan says is taken
-at least. A batch for which memory does not suffice is left out.
+at least. A batch for which memory does not suffice is left out; an interrupted run goes on where it was.
 """
 
 import argparse
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
-from common import describe_machine, in_a_new_process, report, summarise, time_interleaved
+from common import Runs, describe_machine, in_a_new_process, report, summarise, time_interleaved
 from torch import nn
 from transformers import set_seed
 
@@ -35,22 +36,31 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", help="clips a step; default: 32 and 128 on a GPU, 1 on a CPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--folder", type=Path, default=Path("build/training_rate"), help="what is finished")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     recipes = arguments.recipes or (["k400-b", "k400-l"] if on_gpu else ["k400-b"])
+    runs = Runs(arguments.folder / f"{device.type}.json")
     rows = []
     for recipe in recipes:
         for batch in arguments.batch or ([32, 128] if on_gpu else [1]):
-            print(f"{recipe}, {batch} clips a step", flush=True)
-            try:
-                rows += in_a_new_process(time_steps, recipe, batch, device, arguments.rounds)
-                if on_gpu:
-                    rows[-2] |= in_a_new_process(compare_memory, recipe, batch, device)
-            except torch.OutOfMemoryError:
-                rows.append({"recipe": recipe, "clips a step": batch, "step": "too little memory"})
+            rows += runs.get(f"{recipe} {batch}", partial(measure, recipe, batch, device, arguments.rounds))
     title = "Training steps, bfloat16 autocast, on clips that are there already"
     report(f"training_rate_{device.type}", title, describe_machine(device), rows)
+    # the next run measures anew
+    runs.path.unlink()
+
+
+def measure(recipe: str, batch: int, device: torch.device, rounds: int) -> list[dict]:
+    print(f"{recipe}, {batch} clips a step", flush=True)
+    try:
+        eager, compiled = in_a_new_process(time_steps, recipe, batch, device, rounds)
+        if device.type == "cuda":
+            eager |= in_a_new_process(compare_memory, recipe, batch, device)
+    except torch.OutOfMemoryError:
+        return [{"recipe": recipe, "clips a step": batch, "step": "too little memory"}]
+    return [eager, compiled]
 
 
 def time_steps(recipe: str, batch: int, device: torch.device, rounds: int) -> list[dict]:
