@@ -167,6 +167,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sizes", nargs="+", help="default: S B on a CPU, Ti S B L on a GPU")
     parser.add_argument("--rounds", type=int, default=5, help="half as many of batch 8 and of training")
+    parser.add_argument(
+        "--skip_compiled", action="store_true", help="the compiled models beside ours, which take minutes to compile"
+    )
     parser.add_argument("--folder", type=Path, default=Path("build/speed"), help="finished cases")
     arguments = parser.parse_args()
     device, rounds = arguments.device, arguments.rounds
@@ -177,7 +180,7 @@ def main() -> None:
     def measure(key: str, function: Callable[..., list[dict]], *settings: object) -> list[dict]:
         return runs.get(key, partial(run_case, key, function, *settings))
 
-    tables = measure_tables(measure, sizes, device, rounds)
+    tables = measure_tables(measure, sizes, device, rounds, arguments.skip_compiled)
     machine = {**describe_machine(torch.device(device)), "torchao": version("torchao"), "commit": commit}
     for title, rows in tables.items():
         print_table(f"{title}\n{machine['hardware']}", rows)
@@ -190,13 +193,15 @@ def main() -> None:
     runs.path.unlink()
 
 
-def measure_tables(measure: Callable, sizes: list[str], device: str, rounds: int) -> dict[str, list[dict]]:
+def measure_tables(
+    measure: Callable, sizes: list[str], device: str, rounds: int, skip_compiled: bool
+) -> dict[str, list[dict]]:
     on_cpu = torch.device(device).type == "cpu"
     models, forwards, trainings, bounds = [], [], [], []
     for size in sizes:
         models += measure(f"{size}: models", describe_models, size)
         for name, case in choose_models(FORWARDS, on_cpu).items():
-            if not case.compiled or size == HEADLINE or not on_cpu:
+            if not case.compiled or (not skip_compiled and (size == HEADLINE or not on_cpu)):
                 forwards += measure(f"{size}: {name}", time_forwards, size, case, device, rounds)
         for name, case in choose_models(TRAININGS, on_cpu).items():
             trainings += measure_training(measure, f"{size}: {name}", size, case, device, rounds)
