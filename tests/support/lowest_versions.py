@@ -26,12 +26,12 @@ PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
 
 
 def bounds() -> dict[str, str]:
-    """Lower bound of each direct requirement, those of the tests included. Graphs and seats in other
+    """Lower bound of each direct requirement, those of the tests included. The site, graphs, trials and seats in other
     libraries are left out."""
     found = {}
     for requirement in requires("tubevit_hf"):
         match = re.match(r"([\w.-]+?)>=([\w.]+)", requirement)
-        if match and not re.search(r"extra == .(quality|lowest|export|onnx|openvino|seats)", requirement):
+        if match and not re.search(r"extra == .(docs|quality|lowest|export|onnx|openvino|seats|space|tune)", requirement):
             found[match[1].lower().replace("-", "_")] = match[2]
     return found
 
