@@ -31,7 +31,9 @@ def bounds() -> dict[str, str]:
     found = {}
     for requirement in requires("tubevit_hf"):
         match = re.match(r"([\w.-]+?)>=([\w.]+)", requirement)
-        if match and not re.search(r"extra == .(docs|quality|lowest|export|onnx|openvino|seats|space|tune)", requirement):
+        if match and not re.search(
+            r"extra == .(docs|quality|lowest|export|onnx|openvino|seats|space|tune)", requirement
+        ):
             found[match[1].lower().replace("-", "_")] = match[2]
     return found
 
