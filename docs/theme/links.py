@@ -25,6 +25,9 @@ PAGES = {
 SCRIPTS = {".py": "python", ".yaml": "yaml"}
 LINK = re.compile(r"(?<=\]\()(?!https?://)(?P<path>[^)#\s]+)(?=[#)])")
 
+# a picture in a paragraph of its own
+PICTURE = re.compile(r"(?m)^!\[[^\]]*\]\((?P<path>[^)#\s]+)\)$")
+
 # where each file of the repository is in the site
 places: dict[Path, str] = {}
 
@@ -69,4 +72,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         found = places.get((source.parent / match["path"]).resolve())
         return match["path"] if found is None else posixpath.relpath(found, posixpath.dirname(page.file.src_uri))
 
-    return LINK.sub(place, markdown)
+    # on a phone a picture is opened to be read
+    return PICTURE.sub(r"[\g<0>](\g<path>)", LINK.sub(place, markdown))
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """The theme's search has no name for people who hear the page."""
+    return output.replace(' role="dialog"', ' role="dialog" aria-label="Search"')
