@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the docstrings, which are in Transformers' form, readable for mkdocstrings.
 
-[`TubeViTModel`] becomes a link to the name's place in the API's pages, and in `clip (`int`, *optional*):` the marks go,
-which would be shown.
+[`TubeViTModel`] becomes a link to the name's place in the API's pages, and in `size (`int`, *optional*):` the marks
+go, which would be shown.
 """
 
 import re

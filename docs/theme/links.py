@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets pages link to files of the repository outside docs/: the site, which has no repository to point to, takes them in.
+"""Lets pages link to files outside docs/: the site, which has no repository to point to, takes them in.
 
 On GitHub and in an editor `../benchmarks/results/speed_cpu.png` is where it says. In the site pictures and results are
 copied, scripts become pages that show them, and four pages that lie elsewhere are pages of the site.
@@ -27,6 +27,7 @@ LINK = re.compile(r"(?<=\]\()(?!https?://)(?P<path>[^)#\s]+)(?=[#)])")
 
 # a picture in a paragraph of its own
 PICTURE = re.compile(r"(?m)^!\[[^\]]*\]\((?P<path>[^)#\s]+)\)$")
+SHORT_CODE = re.compile(r"<code>(?P<text>[^<\n]{1,28})</code>")
 
 # where each file of the repository is in the site
 places: dict[Path, str] = {}
@@ -59,7 +60,7 @@ def bring(target: Path, config: MkDocsConfig) -> File:
         return File.generated(config, path, abs_src_path=str(target))
     code = target.read_text("utf-8")
     # its words are not those of somebody who searches
-    text = f"---\nsearch:\n  exclude: true\n---\n\n# `{path}`\n\n`````{language}\n{code}\n`````\n"
+    text = f"---\nhide: [toc]\nsearch: {{exclude: true}}\n---\n\n# `{path}`\n\n`````{language}\n{code}\n`````\n"
     return File.generated(config, f"{path}.md", content=text, inclusion=InclusionLevel.NOT_IN_NAV)
 
 
@@ -77,5 +78,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """The theme's search has no name for people who hear the page."""
+    """The theme's search has no name for people who hear the page, and `--out` would be broken behind its dashes."""
+    output = SHORT_CODE.sub(r'<code class="short">\g<text></code>', output)
     return output.replace(' role="dialog"', ' role="dialog" aria-label="Search"')
