@@ -4,6 +4,8 @@
 import importlib
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,14 +16,41 @@ import yaml
 
 from ..support.browser import SCREENS, THEMES, visit
 from ..support.public_api import MODULES, public_names
-from .conftest import ROOT, build
 
 
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md"), ROOT / "examples" / "README.md", ROOT / "SECURITY.md"])
 # of the site, as a page of hand-written text, with wide tables, with signatures, with errors, with code alone
 OPENED = ("index.html", "performance.html", "api/model.html", "errors.html", "examples/demo.py.html")
 PICTURE = re.compile(r"!\[(?P<alt>[^\]]*)\]\((?P<path>[^)\s]+)\)")
+
+
+# anything that asks the network fails
+OFFLINE = """
+import socket, sys
+
+def refuse(*arguments):
+    raise OSError("the site must be built without network")
+
+socket.create_connection = socket.getaddrinfo = socket.socket.connect = refuse
+from mkdocs.__main__ import cli
+cli(sys.argv[1:])
+"""
+
+
+def build(folder: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess:
+    """As `make docs` builds it."""
+    arguments = ("build", "--strict", "--config-file", str(config), "--site-dir", str(folder))
+    return subprocess.run([sys.executable, "-c", OFFLINE, *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    result = build(folder)
+    assert result.returncode == 0, result.stderr
+    return folder
 
 
 class Links(HTMLParser):
@@ -123,8 +152,8 @@ def test_every_public_name_has_one_place():
     pages = "\n".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
     documented = Counter(place_of(*path.rsplit(".", 1)) for path in re.findall(r"(?m)^::: (\S+)$", pages))
     wanted = {place_of(module, name) for module in MODULES for name in public_names(importlib.import_module(module))}
-    assert wanted - set(documented) == set(), "not in docs/api/"
-    assert set(documented) - wanted == set(), "in docs/api/, and not public"
+    assert wanted - set(documented) == set(), "give each a line `::: NAME` in a page of docs/api/"
+    assert set(documented) - wanted == set(), "these lines of docs/api/ name nothing public"
     assert [place for place, count in documented.items() if count > 1] == []
 
 
