@@ -20,7 +20,7 @@ test: quality ## run every check and test
 
 # the notice that it leaves out is in CONTRIBUTING.md
 docs: $(VENV)/installed ## build the site: open site/index.html
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 wheel: ## build the wheel and try it in an environment of its own
 	$(PYTHON) tests/support/try_wheel.py

@@ -2,7 +2,7 @@
 """Lets pages link to files outside docs/: the site, which has no repository to point to, takes them in.
 
 On GitHub and in an editor `../benchmarks/results/speed_cpu.png` is where it says. In the site pictures and results are
-copied, scripts become pages that show them, and four pages that lie elsewhere are pages of the site.
+copied, scripts become pages that show them, and pages that lie elsewhere are pages of the site, four of them in its nav.
 """
 
 import posixpath
@@ -38,12 +38,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     places.clear()
     places.update({Path(str(file.abs_src_path)).resolve(): file.src_uri for file in files if file.abs_src_path})
-    for page in list(files.documentation_pages()):
-        for target in find_targets(Path(str(page.abs_src_path))):
+    pages = [Path(str(page.abs_src_path)) for page in files.documentation_pages()]
+    for page in pages:
+        for target in find_targets(page):
             if target not in places:
                 file = bring(target, config)
                 files.append(file)
                 places[target] = file.src_uri
+                if target.suffix == ".md":
+                    # which may link to others
+                    pages.append(target)
     return files
 
 
@@ -57,7 +61,7 @@ def bring(target: Path, config: MkDocsConfig) -> File:
     path = target.relative_to(ROOT).as_posix()
     language = SCRIPTS.get(target.suffix)
     if language is None:
-        return File.generated(config, path, abs_src_path=str(target))
+        return File.generated(config, path, abs_src_path=str(target), inclusion=InclusionLevel.NOT_IN_NAV)
     code = target.read_text("utf-8")
     # its words are not those of somebody who searches
     text = f"---\nhide: [toc]\nsearch: {{exclude: true}}\n---\n\n# `{path}`\n\n`````{language}\n{code}\n`````\n"
