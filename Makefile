@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: help demo test wheel quality format lowest bench clean
+.PHONY: help demo test docs wheel quality format lowest bench clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := demo
 
@@ -17,6 +17,10 @@ demo: $(VENV)/installed ## write videos of moving digits, train on them, classif
 test: quality ## run every check and test
 	$(RUN) tests/support/fetch_transformers_tests.py
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist worksteal
+
+# the notice that it leaves out is in CONTRIBUTING.md
+docs: $(VENV)/installed ## build the site: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 wheel: ## build the wheel and try it in an environment of its own
 	$(PYTHON) tests/support/try_wheel.py
@@ -40,7 +44,7 @@ bench: $(VENV)/installed ## time forward passes and training beside other video 
 	PYTHONPATH=build/torchao OMP_WAIT_POLICY=passive $(RUN) benchmarks/speed.py
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .venv-lowest demo .cache build
+	rm -rf $(VENV) .venv-lowest demo site .cache build
 
 # the file appears when the installation is complete, so an interrupted one is taken up again
 $(VENV)/installed: pyproject.toml

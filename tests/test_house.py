@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src" / "tubevit_hf" / "model"
 PYTHON_FILES = sorted(
-    path for folder in ("src", "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("src", "tests", "examples", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")
 )
 
 

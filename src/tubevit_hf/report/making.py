@@ -19,7 +19,8 @@ from .page import last_part, render_page
 from .videos import ReportError, Selection, choose_videos
 
 
-PAGE, CARD = "report.html", "README.md"
+PAGE = "report.html"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
