@@ -10,7 +10,7 @@ BRIGHTEST = 0.002
 # of what counts: bright, so that it is told from grey by those who see no colours too
 AMBER = (255.0, 176.0, 0.0)
 # as strong as it gets, and how bright a grey frame is
-STRENGTH, GREY = 0.85, 0.55
+STRENGTH, GREY = 0.85, 0.6
 # of the eye's three kinds of cone, as television weighs them
 BRIGHTNESS = (0.299, 0.587, 0.114)
 

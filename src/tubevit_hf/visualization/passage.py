@@ -173,7 +173,7 @@ class Stage:
             alpha, edge_alpha = filled * self.alpha, self.edge_alpha if filled else 0.3 * self.edge_alpha
             if number == 1:
                 # the frame is to be seen through what covers it
-                alpha, edge_alpha = min(alpha, 0.5), 1.0
+                alpha, edge_alpha = min(alpha, 0.5), min(1.0, 8 / max(1, len(parts)) ** 0.5)
             add_boxes(axes, self.view, parts, of_boxes[kept], 2 * number + 2, alpha, edge_alpha, 0.4, whole)
 
     def draw_tokens(self, axes: Axes, frame: int, ended: bool) -> None:

@@ -225,7 +225,7 @@ def add_frame_of_reference(axes: Axes, view: View, theme: Theme, labels: bool = 
         axes.plot([right, right - 0.012], [down, down + 0.03], color=theme.faint, linewidth=0.8, clip_on=False)
         axes.text(right - 0.02, down + 0.045, f"{frame:g}", ha="center", va="top", **words)
     right, down = view.project(np.array((num_frames * 0.5, height, 0)))
-    axes.text(right - 0.1, down + 0.2, "frames", ha="center", va="top", **words)
+    axes.text(right - 0.1, down + 0.15, "frames", ha="center", va="top", **words)
     right, down = view.project(np.array((0, height / 2, 0)))
     axes.text(right - 0.04, down, f"height\n{height} pixels", ha="right", va="center", **words)
     right, down = view.project(np.array((num_frames, height, width / 2)))

@@ -93,11 +93,14 @@ def encode(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     if file.tell() > MAX_BYTES:
+        few = image.quantize(256)
+        # the paper keeps its colour, or it would be seen on the page
+        paper, palette = few.getpixel((0, 0)), few.getpalette()
+        palette[3 * paper : 3 * paper + 3] = image.getpixel((0, 0))
+        few.putpalette(palette)
         file = io.BytesIO()
         # Pillow dithers only with a palette that it is given
-        image.quantize(palette=image.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(
-            file, "PNG", optimize=True
-        )
+        image.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

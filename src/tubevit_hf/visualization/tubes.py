@@ -61,7 +61,9 @@ def draw_tubes(
         width = WIDTH / PER_ROW
         left, down = (column + (PER_ROW - in_row) / 2) * width, TOP + row * BELOW
         small = add_axes(figure, left, down, width, 1.25)
-        draw_kind(small, view, tokens[index].reshape(*grid, -1, 2, 3), theme.of_tube(index), theme)
+        draw_kind(
+            small, view, tokens[index].reshape(*grid, prod(tube.space_to_depth), 2, 3), theme.of_tube(index), theme
+        )
         name, *lines = describe_tube(tube, grid)
         put(figure, left + width / 2, down + 1.3, name, theme.ink, WORDS, fontweight="bold", ha="center")
         put(figure, left + width / 2, down + 1.54, "\n".join(lines), theme.ink, SMALL, linespacing=1.35, ha="center")
