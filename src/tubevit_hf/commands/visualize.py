@@ -138,10 +138,12 @@ def draw_all(
             (folder / f"passage_{theme.name}.png").write_bytes(still)
         pictures.append(Picture("passage", caption, alt, moves=True))
         if passage.weights is None:
-            pools = "frame by frame" if config.pooling_type == "attention" else f"by {config.pooling_type!r}"
+            why = f"pools by {config.pooling_type!r}"
+            if config.pooling_type == "attention":
+                why = f"joins single frames at `joint_layer` {config.joint_layer}"
             tell(
-                f"The model pools {pools}, so that no attention weighs single tokens: the animation ends with all of "
-                "them alike."
+                f"The model {why}, so that no attention weighs single tokens: the animation ends with all of them "
+                "alike."
             )
     add(
         Picture(

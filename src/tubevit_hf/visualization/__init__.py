@@ -10,7 +10,6 @@ from ..extras import of_extra
 
 
 with of_extra("demo"):
-    from .attention import draw_attention
     from .curves import draw_curves
     from .explanation import animate_explanation, draw_explanation
     from .kernels import draw_inflation, draw_kernels
@@ -27,7 +26,6 @@ __all__ = [
     "Theme",
     "animate_explanation",
     "animate_passage",
-    "draw_attention",
     "draw_curves",
     "draw_explanation",
     "draw_inflation",

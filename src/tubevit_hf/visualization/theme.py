@@ -93,14 +93,14 @@ def encode(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     if file.tell() > MAX_BYTES:
-        few = image.quantize(256)
+        few = image.quantize(256, Image.Quantize.FASTOCTREE)
         # the paper keeps its colour, or it would be seen on the page
-        paper, palette = few.getpixel((0, 0)), few.getpalette()
-        palette[3 * paper : 3 * paper + 3] = image.getpixel((0, 0))
+        number, palette = few.getpixel((0, 0)), few.getpalette()
+        assert isinstance(number, int) and palette is not None
+        palette[3 * number : 3 * number + 3] = image.getpixel((0, 0))  # pyrefly: ignore[unsupported-operation]
         few.putpalette(palette)
         file = io.BytesIO()
-        # Pillow dithers only with a palette that it is given
-        image.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).save(file, "PNG", optimize=True)
+        few.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
