@@ -49,10 +49,9 @@ def draw_kernels(model: TubeViTPreTrainedModel, theme: Theme = LIGHT) -> Figure:
     base_kernel = model.base_model.embeddings.base_kernel
     shared = None if base_kernel is None else strongest(base_kernel.detach().float().cpu())
     across = max(ACROSS, *(tube.kernel_size[0] for tube in tubes))
-    # kernels stand farther apart than the frames of one
-    side = (
-        WIDTH - 2 * MARGIN - across * GAP - (across // min(tube.kernel_size[0] for tube in tubes)) * APART
-    ) / across
+    # kernels of several frames stand farther apart than the frames of one
+    most = max(across // tube.kernel_size[0] * (tube.kernel_size[0] > 1) for tube in tubes)
+    side = (WIDTH - 2 * MARGIN - across * GAP - most * APART) / across
     blocks = []
     for kernel in kernels:
         per_row = across // kernel.shape[2]
@@ -72,10 +71,11 @@ def draw_kernels(model: TubeViTPreTrainedModel, theme: Theme = LIGHT) -> Figure:
     for tube, (per_row, chosen), kernel, height in zip(tubes, blocks, kernels, heights):
         words = f"{size_in_words(tube.kernel_size)}; {len(chosen)} of {len(kernel)} kernels"
         write(figure, top, name_tube(tube), words + ", time to the right" * (tube.kernel_size[0] > 1), theme)
+        apart = APART * (tube.kernel_size[0] > 1)
         for number, one in enumerate(chosen):
             row, column = divmod(number, per_row)
             down = top + WORDS_ABOVE + row * (side * one.shape[2] / one.shape[3] + GAP)
-            draw_strip(figure, MARGIN + column * (one.shape[1] * (side + GAP) + APART), down, side, one)
+            draw_strip(figure, MARGIN + column * (one.shape[1] * (side + GAP) + apart), down, side, one)
         top += height
     return figure
 
