@@ -168,8 +168,8 @@ def draw_all(
         add(
             Picture(
                 "positions",
-                f"How alike positions are (`position_embedding_type` is {config.position_embedding_type!r}): bright "
-                "where a token's is like that in the ring.",
+                f"How alike positions of the kind {config.position_embedding_type!r} are: bright where a token's is "
+                "like that in the ring.",
                 "Maps of the tokens of each tube over time, coloured by the cosine similarity of their positions and "
                 "that of the token in the ring, which is 1.",
             ),
