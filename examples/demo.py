@@ -21,15 +21,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
-from transformers import AutoModelForVideoClassification, pipeline
+from transformers import pipeline
 from transformers.utils import logging
 
-from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor, read_video
+from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor
 from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, create_moving_digits
 from tubevit_hf.inference import load_model
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.report import WrittenReport, make_report
-from tubevit_hf.visualization import draw_attention, pooling_attention
 
 
 EXAMPLE = Path(__file__).with_name("run_video_classification.py")
@@ -67,9 +66,9 @@ img {{ max-width: 100%; }}
 <h2>Videos it has not seen</h2>
 <p>Above what moves how, below what the model says, and how sure it is.</p>
 <div class="videos">{cells}</div>
-<h2>What it looked at</h2>
-<p>Frames of three clips, and below each as bright as the attention pooling looks at it.</p>
-<img src="attention.png" alt="Frames of three clips, and the regions that the pooling attends to">
+<h2>How it works</h2>
+<p>A clip on its way through the model. <a href="pictures/index.html">More pictures</a></p>
+<img src="pictures/passage_light.webp" alt="Frames pass through a block of tubes, tokens fill up, and scores change">
 <h2>How it learned</h2>
 <img src="tubevit/training_curves.png" alt="Loss and learning rate over the training steps">
 </body>
@@ -98,7 +97,7 @@ def main() -> None:
     console.rule("3. Classification of videos it has not seen")
     predictions = predict(model_folder, videos)
     print_predictions(console, predictions, videos)
-    draw_picture(model_folder, videos, folder / "attention.png")
+    draw_pictures(model_folder, videos / "validation" / "turn_right" / "0000.mp4", folder / "pictures")
 
     seconds = read_metric(model_folder, "train", "train_runtime")
     summary = (
@@ -221,16 +220,10 @@ def write_page(folder: Path, summary: str, predictions: list[tuple[str, Path, di
     return page
 
 
-def draw_picture(model_folder: Path, videos: Path, path: Path) -> Path:
-    """Shows what the attention pooling looked at in some held-out videos."""
-    model = AutoModelForVideoClassification.from_pretrained(model_folder).eval()
-    processor = TubeViTVideoProcessor.from_pretrained(model_folder)
-    motions = ["right", "up_left", "turn_left"]
-    files = [videos / "validation" / motion / "0000.mp4" for motion in motions]
-    clips = torch.stack([read_video(file)[0] for file in files])
-    attention = pooling_attention(model, processor(list(clips), return_tensors="pt")["pixel_values"])
-    draw_attention(clips, attention, motions).savefig(path, dpi=120)
-    return path
+def draw_pictures(model_folder: Path, video: Path, folder: Path) -> None:
+    """How the model works, on a video that it has not seen."""
+    command = [sys.executable, "-m", "tubevit_hf.cli", "visualize", model_folder, video, "--out", folder]
+    subprocess.run([*command, "--overwrite"], check=True, stdout=subprocess.DEVNULL)
 
 
 def report_on(model_folder: Path, videos: Path) -> WrittenReport:

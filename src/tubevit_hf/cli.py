@@ -17,6 +17,7 @@ from .commands.scale_up import scale_up
 from .commands.search import search
 from .commands.timeline import timeline
 from .commands.train import train
+from .commands.visualize import visualize
 
 
 app = typer.Typer(name="tubevit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -38,6 +39,7 @@ app.command()(probe)
 app.command()(search)
 app.command()(timeline)
 app.command()(explain)
+app.command()(visualize)
 app.command()(report)
 app.command()(export)
 app.command()(plan)

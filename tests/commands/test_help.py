@@ -31,7 +31,7 @@ def test_help_imports_no_heavy_library(arguments):
 def test_commands():
     assert [
         *("info", "convert", "scale-up", "train", "predict", "embed", "probe", "search"),
-        *("timeline", "explain", "report", "export", "plan", "doctor"),
+        *("timeline", "explain", "visualize", "report", "export", "plan", "doctor"),
     ] == COMMANDS
 
 

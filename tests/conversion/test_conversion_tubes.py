@@ -13,7 +13,7 @@ from tubevit_hf import (
     TubeViTVideoProcessor,
 )
 from tubevit_hf.conversion import ConversionError, convert_vit, save_converted, scale_up
-from tubevit_hf.conversion.tubes import inflate_kernel
+from tubevit_hf.conversion.tubes import find_inflated, inflate_kernel
 from tubevit_hf.conversion.tubes import widen as widen_tube
 from tubevit_hf.model.tubes_tubevit import Tube
 
@@ -35,6 +35,26 @@ def test_inflated_kernel_is_the_patch_embedding_of_the_resized_region(size):
     torch.testing.assert_close(token, expected, rtol=1e-6, atol=1e-6)
     # frames weigh the same
     assert kernel[:, :, :1].expand_as(kernel).equal(kernel)
+
+
+def kernels_of(model) -> list[torch.Tensor]:
+    return [tube.weight.detach() for tube in model.base_model.embeddings.tubes]
+
+
+def test_inflated_kernels_are_found(vit):
+    model, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8)
+    tubes, kernels = model.config.resolved_tubes, kernels_of(model)
+    patch, found = find_inflated(tubes, kernels)
+    assert (patch, list(found)) == (2, [0, 1])
+    for index, made in found.items():
+        torch.testing.assert_close(made, kernels[index])
+    # training moves them a little
+    moved = [kernel + 0.3 * kernel.std() * torch.randn_like(kernel) for kernel in kernels]
+    assert list(find_inflated(tubes, moved)[1]) == [0, 1]
+    other, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8, new_tubes="random")
+    assert find_inflated(tubes, kernels_of(other)) == (2, {})
+    # nothing to inflate from
+    assert find_inflated(tubes[:2], kernels[:2]) == (-1, {})
 
 
 def test_still_video_gives_tubes_the_tokens_of_the_patches(vit):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tubevit_hf import TubeViTForVideoClassification
-from tubevit_hf.explanation import deletion_curve, equal_windows, occlude_time
+from tubevit_hf.explanation import deletion_curve, equal_windows, occlude_time, scores_so_far
 from tubevit_hf.explanation.occlusion import take_out
 
 from ..support.tiny import randomize, tiny_config
@@ -130,3 +130,31 @@ def test_deletion_by_hand(brightness):
     assert curve[-1].item() == pytest.approx((4 * clip.mean()).sigmoid().item())
     last = deletion_curve(brightness, clip, -wanted, num_steps=48)[0]
     assert last.sum() > curve.sum()
+
+
+def test_scores_so_far_hold_each_frame(brightness):
+    """By hand: what is bright in a frame stays bright to the end, and what was bright before it stays as it was."""
+    clip = flash([2, 3, 5])
+    scores = scores_so_far(brightness, clip)
+    assert scores.shape == (1, 8, 2)
+    bright = [0, 0, 6, 6, 2, 5, 3, 3]
+    for frame, patches in enumerate(bright):
+        expected = torch.tensor(4 * 12 * patches / 48).sigmoid().item()
+        assert scores[0, frame, 1].item() == pytest.approx(expected, abs=1e-6)
+    seen = []
+
+    def watch(steps):
+        for step in steps:
+            seen.append(step)
+            yield step
+
+    assert scores_so_far(brightness, clip, watch).equal(scores)
+    assert seen == list(range(8))
+
+
+def test_scores_so_far_end_with_those_of_the_clip():
+    model = randomize(TubeViTForVideoClassification(tiny_config()))
+    clips = torch.randn(2, 7, 3, 40, 56)
+    with torch.no_grad():
+        expected = model(clips).logits.softmax(dim=-1)
+    torch.testing.assert_close(scores_so_far(model, clips)[:, -1], expected)

@@ -15,6 +15,11 @@ from ..model.tubes_tubevit import Size, Tube, as_size
 from .sources import ConversionError
 
 
+# cosine of a kernel and what inflating makes of the patch, from which on one comes from the other: it is about 0 for
+# kernels that have nothing to do with each other
+ALIKE = 0.5
+
+
 def default_tubes(patch_size: tuple[int, int]) -> list[dict[str, Any]]:
     """Table 12's shapes without space-to-depth, with the source's patch in place of its own."""
     tubes = [{**tube, "space_to_depth": 1} for tube in TABLE_12_TUBES[:-1]]
@@ -61,6 +66,28 @@ def inflate_kernel(patch_kernel: torch.Tensor, kernel_size: Size) -> torch.Tenso
     # patch axes (p, q), tube axes (h, w)
     kernel = torch.einsum("dcpq,hp,wq->dchw", patch_kernel, rows, columns)
     return (kernel / num_frames)[:, :, None].repeat(1, 1, num_frames, 1, 1)
+
+
+def find_inflated(tubes: Sequence[Tube], kernels: Sequence[torch.Tensor]) -> tuple[int, dict[int, torch.Tensor]]:
+    """Which kernels of a model were inflated from that of its patch: the patch's number, and of each such tube what
+    inflating makes of the patch. Training moves both; they are taken for inflated while most channels still agree
+    better than not.
+
+    Args:
+        tubes: of the model.
+        kernels: of each, `(out_channels, channels, t, h, w)`.
+    """
+    patches = [index for index, tube in enumerate(tubes) if tube.sees_one_frame and prod(tube.space_to_depth) == 1]
+    if not patches:
+        return -1, {}
+    patch = patches[0]
+    found: dict[int, torch.Tensor] = {}
+    for index, kernel in enumerate(kernels):
+        if kernel.shape[0] == kernels[patch].shape[0] and kernel.shape[2] > 1:
+            made = inflate_kernel(kernels[patch][:, :, 0], tubes[index].kernel_size)
+            if nn.functional.cosine_similarity(made.flatten(1), kernel.flatten(1)).median() > ALIKE:
+                found[index] = made
+    return patch, found
 
 
 def resize_matrix(length: int, new_length: int) -> torch.Tensor:

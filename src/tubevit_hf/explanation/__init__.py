@@ -5,8 +5,8 @@ from .attention import attention_rollout, pooling_attention
 from .deletion import deletion_curve
 from .explain import METHODS, Method, explain_clips
 from .gradient import integrated_gradients
-from .heat import to_heat
-from .occlusion import equal_windows, occlude_time
+from .heat import lay_over, to_heat
+from .occlusion import equal_windows, occlude_time, scores_so_far
 
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "equal_windows",
     "explain_clips",
     "integrated_gradients",
+    "lay_over",
     "occlude_time",
     "pooling_attention",
+    "scores_so_far",
     "to_heat",
 ]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of a label if a stretch of time is taken out of a clip."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -10,6 +10,10 @@ import torch
 from ..evaluation.views import to_scores
 from ..model.modeling_tubevit import TubeViTForClassification, as_video
 from .scores import check_classifier, choose_labels, of_labels, read_logits
+
+
+# around steps that take long
+Watch = Callable[[Iterable[int]], Iterable[int]]
 
 
 def equal_windows(num_frames: int, num_windows: int) -> list[tuple[int, int]]:
@@ -59,6 +63,31 @@ def occlude_time(
         after = to_scores(read_logits(model, take_out(pixel_values, window, fill)), model.config.problem_type)
         drops.append(before - of_labels(after, labels))
     return torch.stack(drops, dim=1)
+
+
+@torch.no_grad()
+def scores_so_far(
+    model: TubeViTForClassification, pixel_values: torch.Tensor, watch: Watch = lambda steps: steps
+) -> torch.Tensor:
+    """What a model would say if a clip stood still from a frame on, for each of its frames; at the last one what it
+    says of the clip.
+
+    Args:
+        model: a classifier, in evaluation mode.
+        pixel_values: `(batch, num_frames, channels, height, width)`.
+        watch: around the numbers of the frames, such as `tqdm`.
+
+    Returns:
+        Probabilities `(batch, num_frames, labels)`, in float32.
+    """
+    check_classifier(model)
+    pixel_values = as_video(pixel_values)
+    scores = []
+    for frame in watch(range(pixel_values.shape[1])):
+        held = pixel_values.clone()
+        held[:, frame + 1 :] = pixel_values[:, frame : frame + 1]
+        scores.append(to_scores(read_logits(model, held), model.config.problem_type))
+    return torch.stack(scores, dim=1)
 
 
 def take_out(pixel_values: torch.Tensor, window: tuple[int, int], fill: str) -> torch.Tensor:

@@ -164,20 +164,13 @@ def explain_video(
         )
     names = {int(index): name for index, name in (classifier.config.id2label or {}).items()}
     chosen = None if label is None else find_label(label, list(names.values()))
-    inputs, metadata = read_by_settings(processor, video, classifier.config.num_frames)
-    middle = len(inputs["pixel_values"]) // 2
-    seconds = np.array_split(np.asarray(metadata.timestamps, dtype=float), len(inputs["pixel_values"]))[middle]
-    clip = inputs["pixel_values"][middle]
-    if "frame_mask" in inputs:
-        # a padded clip gives the answer of the clip without its padding
-        clip = clip[inputs["frame_mask"][middle]]
+    clip, shown = read_clip(processor, video, classifier.config.num_frames)
     clips = clip[None].to(classifier.device, classifier.dtype)
 
     with torch.no_grad():
         scores = to_scores(read_logits(classifier, clips), classifier.config.problem_type)[0].cpu()
     chosen = int(scores.argmax()) if chosen is None else chosen
     labels = torch.tensor([chosen], device=clips.device)
-    shown = spread_repeats(seconds[: len(clip)])
     grids = classifier.config.token_grids(len(clip), *clip.shape[2:])
     tubes = classifier.config.resolved_tubes
     num_windows = min(num_windows, len(clip))
@@ -196,6 +189,23 @@ def explain_video(
         drops=drops,
         tubes=[tube.extent for tube, grid in zip(tubes, grids) if all(grid)],
     )
+
+
+def read_clip(processor: TubeViTVideoProcessor, video: str, num_frames: int) -> tuple[torch.Tensor, np.ndarray]:
+    """The middle one of the clips that a processor makes of a video, `(num_frames, channels, height, width)`, without
+    padding; when each frame is shown and the last one ends, `(num_frames + 1,)`, in seconds.
+
+    Raises:
+        ValueError: the video cannot be read.
+    """
+    inputs, metadata = read_by_settings(processor, video, num_frames)
+    middle = len(inputs["pixel_values"]) // 2
+    seconds = np.array_split(np.asarray(metadata.timestamps, dtype=float), len(inputs["pixel_values"]))[middle]
+    clip = inputs["pixel_values"][middle]
+    if "frame_mask" in inputs:
+        # a padded clip gives the answer of the clip without its padding
+        clip = clip[inputs["frame_mask"][middle]]
+    return clip, spread_repeats(seconds[: len(clip)])
 
 
 def find_label(name: str, names: list[str]) -> int:

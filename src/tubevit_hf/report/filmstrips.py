@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..explanation import equal_windows, explain_clips, occlude_time, to_heat
+from ..explanation import equal_windows, explain_clips, lay_over, occlude_time, to_heat
 from ..inference.explaining import to_pictures
 from ..inference.reading import BySettings
 from ..inference.running import LoadedModel
@@ -24,10 +24,6 @@ NUM_FRAMES = 8
 # of a frame on the page, twice what it takes on a common screen
 HEIGHT = 176
 QUALITY = 60
-# of what was looked at: bright, so that it is told from grey by those who see no colours too
-AMBER = (255.0, 176.0, 0.0)
-# as strong as it gets, and how bright a grey frame is
-STRENGTH, GREY = 0.8, 0.7
 # changes of a few points shall look like such
 LEAST_SCALE = 0.1
 
@@ -109,9 +105,8 @@ def draw_strip(
         middle = sum(window) // 2
         picture = frames[middle]
         if looked_at is not None:
-            strength = STRENGTH * looked_at[middle][..., None]
-            grey = GREY * picture.mean(dim=-1, keepdim=True)
-            picture = torch.cat([picture, grey * (1 - strength) + torch.tensor(AMBER) * strength], dim=0)
+            covered = lay_over(picture.permute(2, 0, 1)[None], looked_at[middle][None])[0]
+            picture = torch.cat([picture, covered.to(picture)], dim=0)
         address, width, height = encode(picture, 1 if looked_at is None else 2)
         when = None
         if seconds:

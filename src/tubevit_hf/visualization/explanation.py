@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from ..explanation import lay_over
+from ..explanation.heat import AMBER
 
-# its brightness alone tells high from low, whatever colours an eye can tell apart
-COLOURS = colormaps["inferno"]
+
+# what `lay_over` makes of a grey frame
+COLOURS = LinearSegmentedColormap.from_list("what counts", [(0.3, 0.3, 0.3), tuple(part / 255 for part in AMBER)])
 # what a label needs, and what speaks against it: apart also for the colour-blind
 NEEDED, AGAINST = "#d55e00", "#0072b2"
 # width of a frame in an animation, in pixels, unless the file gets too large
@@ -22,25 +25,6 @@ WIDTH = 288
 MAX_BYTES = 2_000_000
 # for which the last frame is shown before the animation begins again, in milliseconds
 PAUSE = 800
-
-
-def lay_over(frames: torch.Tensor, heat: torch.Tensor) -> np.ndarray:
-    """Frames in grey, and over them what counts in colours.
-
-    Args:
-        frames: `(num_frames, 3, height, width)`, uint8 RGB.
-        heat: `(num_frames, height, width)`, from 0 to 1.
-
-    Returns:
-        `(num_frames, height, width, 3)`, uint8.
-    """
-    # of the eye's three kinds of cone, as television weighs them
-    grey = (frames.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1) / 255
-    colours = np.asarray(COLOURS(heat.numpy()))[..., :3]
-    # the frame is seen where nothing counts, and what counts where it does
-    share = 0.25 + 0.6 * heat.numpy()[..., None]
-    mixed = (1 - share) * 0.8 * grey.numpy()[..., None] + share * colours
-    return (255 * mixed).round().astype(np.uint8)
 
 
 def draw_explanation(
@@ -77,7 +61,7 @@ def draw_explanation(
     figure = Figure(figsize=(max(6.5, 1.5 * num_columns), sum(heights) + 1.4), layout="constrained")
     figure.suptitle(title, fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(len(heights), num_columns, height_ratios=heights)
-    covered = lay_over(frames, heat)
+    covered = lay_over(frames, heat).numpy()
     pictures: list[Axes] = []
     for column, frame in enumerate(chosen):
         for row, picture in enumerate((frames[frame].permute(1, 2, 0).numpy(), covered[frame])):
@@ -136,7 +120,7 @@ def animate_explanation(
     Args:
         frames, heat, seconds, windows, drops, title: as of [`draw_explanation`].
     """
-    covered = lay_over(frames, heat)
+    covered = lay_over(frames, heat).numpy()
     # GIFs count hundredths of a second, and viewers take less than two of them for ten
     marks = 10 * (100 * (seconds - seconds[0])).round().astype(int)
     durations = np.maximum(np.diff(marks), 20)
