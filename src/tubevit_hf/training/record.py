@@ -35,6 +35,7 @@ def write_record(
     division: Division,
     metrics: dict[str, float],
     report: FewVideosReport | None = None,
+    trials: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes `validation_predictions.jsonl`, the model card, and at last `results.json`, which says that all is there.
 
@@ -45,6 +46,7 @@ def write_record(
         division: of these.
         metrics: of the evaluation.
         report: of the closed form.
+        trials: of settings, as [`Trials.to_dict`] has them, if there were any.
 
     Returns:
         What `results.json` says.
@@ -75,6 +77,7 @@ def write_record(
             "value": right / len(validation),
             "interval_95": [low, high],
         }
+    found["trials"] = trials
     found["limits"] = list_limits(found)
     found["notes"] = report.notes if report else []
     found["environment"] = {
@@ -164,8 +167,25 @@ def describe(found: dict[str, Any]) -> str:
             f"Right: {accuracy['right']} of {accuracy['of']} validation videos, {accuracy['value']:.1%}; 95% interval "
             f"{low:.1%} to {high:.1%} (Wilson), each video by itself.",
         ]
+    if found["trials"] is not None:
+        lines += ["", *describe_trials(found["trials"])]
     lines += ["", *found["notes"]] if found["notes"] else []
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in found["limits"])] if found["limits"] else []
     lines += ["", "## Training", "", f"From `{found['source']}` by the recipe `{found['recipe']}`.", ""]
     lines += [f"- {name}: {value}" for name, value in found["environment"].items()]
     return "\n".join(lines) + "\n"
+
+
+def describe_trials(trials: dict[str, Any]) -> list[str]:
+    best, defaults, number = trials["best"], trials["defaults"], len(trials["tried"])
+    settings = ", ".join(f"{name} {value}" for name, value in trials["chosen"].items())
+    if trials["chosen"] == defaults["settings"]:
+        compared = "the defaults were the best."
+    elif defaults["loss"] is None:
+        compared = f"held-out log loss {best['loss']:.3f}; with the defaults it was no longer finite."
+    else:
+        compared = f"held-out log loss {best['loss']:.3f}, with the defaults {defaults['loss']:.3f}."
+    return [
+        f"Settings were chosen by {number} trial(s) in which some of the training videos were held out: {settings}; "
+        f"{compared} The validation videos were in none of them, and chose nothing."
+    ]
