@@ -275,6 +275,8 @@ def hold_out_folds(rows: Dataset, groups: Sequence[str] | None, seed: int) -> li
     """
     labels = np.array(rows["label"])
     numbers = np.arange(len(rows)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if (number := len(set(numbers.tolist()))) < 3:
+        raise ValueError(refuse(f"they are of {number} group(s), and three are needed"))
     folds = stratified_folds(labels, numbers, NUM_FOLDS, seed)
     found = [np.flatnonzero(folds == fold).tolist() for fold in np.unique(folds)]
     for held_out in found:

@@ -79,7 +79,7 @@ def write_record(
         }
     found["trials"] = trials
     found["limits"] = list_limits(found)
-    found["notes"] = report.notes if report else []
+    found["notes"] = [*(report.notes if report else []), *describe_selection(trainer, trials)]
     found["environment"] = {
         "tubevit_hf": __version__,
         "torch": torch.__version__,
@@ -167,8 +167,6 @@ def describe(found: dict[str, Any]) -> str:
             f"Right: {accuracy['right']} of {accuracy['of']} validation videos, {accuracy['value']:.1%}; 95% interval "
             f"{low:.1%} to {high:.1%} (Wilson), each video by itself.",
         ]
-    if found["trials"] is not None:
-        lines += ["", *describe_trials(found["trials"])]
     lines += ["", *found["notes"]] if found["notes"] else []
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in found["limits"])] if found["limits"] else []
     lines += ["", "## Training", "", f"From `{found['source']}` by the recipe `{found['recipe']}`.", ""]
@@ -176,7 +174,21 @@ def describe(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_trials(trials: dict[str, Any]) -> list[str]:
+def describe_selection(trainer: VideoTrainer, trials: dict[str, Any] | None) -> list[str]:
+    """What was chosen beside the weights, and by which videos."""
+    notes: list[str] = []
+    # in closed form there are no epochs
+    by_validation = trainer.args.load_best_model_at_end and trainer.train_dataset is not None
+    if by_validation:
+        notes.append("The validation videos chose the best epoch, so the accuracy on others is a little lower.")
+    if trials is not None:
+        notes.append(describe_trials(trials))
+        if not by_validation:
+            notes.append("The validation videos were in none of these trials, and chose nothing.")
+    return notes
+
+
+def describe_trials(trials: dict[str, Any]) -> str:
     best, defaults, number = trials["best"], trials["defaults"], len(trials["tried"])
     settings = ", ".join(f"{name} {value}" for name, value in trials["chosen"].items())
     if trials["chosen"] == defaults["settings"]:
@@ -185,7 +197,7 @@ def describe_trials(trials: dict[str, Any]) -> list[str]:
         compared = f"held-out log loss {best['loss']:.3f}; with the defaults it was no longer finite."
     else:
         compared = f"held-out log loss {best['loss']:.3f}, with the defaults {defaults['loss']:.3f}."
-    return [
+    return (
         f"Settings were chosen by {number} trial(s) in which some of the training videos were held out: {settings}; "
-        f"{compared} The validation videos were in none of them, and chose nothing."
-    ]
+        f"{compared}"
+    )
