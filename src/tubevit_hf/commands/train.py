@@ -184,6 +184,9 @@ def one_line_failures(out: Path) -> Generator[None, None, None]:
     except Exception as error:
         if is_full(error):
             raise OSError(f"{out}: the disk is full. {kept}") from error
+        if type(error).__module__.partition(".")[0] == "wandb":
+            # such as that there is no key
+            raise ValueError(f"Weights & Biases: {error} WANDB_MODE=offline keeps the run here. {kept}") from error
         raise
 
 

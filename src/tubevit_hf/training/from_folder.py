@@ -5,6 +5,7 @@ Few videos are fitted in closed form behind frozen layers, more of them by gradi
 """
 
 import dataclasses
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers import set_seed as set_all_seeds
+from transformers.integrations import get_reporting_integration_callbacks
 
 from ..conversion import convert_vit, save_converted
 from ..conversion.report import REPORT_NAME
@@ -35,6 +37,7 @@ from ..model.number_types_tubevit import has_bfloat16_units
 from .arguments import WITHOUT_EFFECT, ChangeArguments, ClipArguments
 from .few_videos import FEW_VIDEOS, MAX_CLIPS, MAX_VIDEOS, FewVideosReport
 from .forecast import CLIPS, Forecast, ForecastCallback
+from .frozen import SETTINGS_NAME
 from .held_out import (
     TrainingVideos,
     check_space,
@@ -46,6 +49,7 @@ from .held_out import (
 from .record import RESULTS_NAME, write_record
 from .runs import (
     ARGUMENTS_NAME,
+    FROZEN_NAME,
     choose_checkpoint,
     evaluate_and_save,
     fit_small,
@@ -165,6 +169,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     check_out(run.out)
     # what can be known at once comes before what takes time
     base_args = TrainingArguments(**base_settings(run))
+    check_reporting(base_args)
     with base_args.main_process_first():
         source = prepare_source(run.source, run.out, base_args)
     rows = drop_unreadable(rows, run.data)
@@ -206,6 +211,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
             )
         if base_args.should_log:
             print(f"{run.out} is finished; nothing is trained again.")
+        remove_frozen(run.out, training_args)
         return read_json(run.out / RESULTS_NAME)
 
     report: FewVideosReport | None = None
@@ -221,7 +227,15 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     metrics = evaluate_and_save(trainer)
     if not closed_form:
         save_curves(trainer)
-    return write_record(trainer, run.data, run.source, recipe, rows, division, metrics, report, found)
+    results = write_record(trainer, run.data, run.source, recipe, rows, division, metrics, report, found)
+    remove_frozen(run.out, training_args)
+    return results
+
+
+def remove_frozen(out: Path, args: TrainingArguments) -> None:
+    """What frozen layers gave is for a run that is not finished yet, and takes the most room of all that it leaves."""
+    if args.should_save and (out / FROZEN_NAME / SETTINGS_NAME).exists():
+        shutil.rmtree(out / FROZEN_NAME, ignore_errors=True)
 
 
 def try_settings(
@@ -341,6 +355,16 @@ def check_out(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"{out}: it cannot be written ({error.strerror}).") from error
+
+
+def check_reporting(args: TrainingArguments) -> None:
+    """Raises a `ValueError` at once where what is reported to is unknown or not installed."""
+    for name in args.report_to or ():
+        try:
+            for callback in get_reporting_integration_callbacks([name]):
+                callback()
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise ValueError(f"--report_to {name}: {error}") from error
 
 
 def prepare_source(source: str, out: Path, args: TrainingArguments) -> str:
