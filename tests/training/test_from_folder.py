@@ -126,6 +126,8 @@ def test_what_is_measured_is_what_the_saved_model_says(fitted, clips):
     assert results["metrics"]["top_1_accuracy"] == right / 8
     assert results["videos"] == {"train": 32, "validation": 8}
     assert results["groups"] == {"train": 8, "validation": 2}
+    [limit] = results["limits"]
+    assert "of 2 groups only" in limit
     card = (fitted / "README.md").read_text()
     # of the report, which comes last
     for text in ("8 videos, interval", "| left | 16 | 4 |", "of 2 groups only", torch.__version__.split("+")[0]):

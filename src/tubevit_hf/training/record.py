@@ -16,6 +16,7 @@ from ..data.dividing import Division
 from ..data.labelled import LABEL_SEPARATOR, texts_of
 from ..data.splits import SPLITS
 from ..evaluation import accuracy_interval
+from ..evaluation.limits import limit_of_absent, limit_of_groups
 from ..folders import write_json, write_text
 from ..machine import name_processor
 from .few_videos import FewVideosReport
@@ -122,20 +123,13 @@ def count_classes(rows: Dataset) -> dict[str, int]:
 
 def list_limits(found: dict[str, Any]) -> list[str]:
     """What a user of the numbers should know."""
-    limits: list[str] = []
-    validation = found["classes"]["validation"]
-    if lacking := [name for name, count in validation.items() if count == 0]:
-        limits.append(f"No validation video is of {', '.join(lacking)}: of these nothing was measured.")
-    if found["groups"] is None:
-        limits.append(
-            "Nothing told which videos belong together. If some of one source were on both sides, the accuracy on "
-            "others is lower."
-        )
-    elif (number := found["groups"]["validation"]) < 10:
-        limits.append(
-            f"The validation videos are of {number} group(s), and videos of one group are alike: the interval is too "
-            "narrow."
-        )
+    validation, groups = found["classes"]["validation"], found["groups"]
+    number = None if groups is None else groups["validation"]
+    of_both = (
+        limit_of_absent([name for name, count in validation.items() if count == 0]),
+        limit_of_groups(number, "`--group-pattern` finds them in the names"),
+    )
+    limits = [limit for limit in of_both if limit is not None]
     if (most := max(found["classes"]["train"].values())) >= 5 * min(found["classes"]["train"].values()):
         fewest = min(found["classes"]["train"], key=lambda name: found["classes"]["train"][name])
         limits.append(
