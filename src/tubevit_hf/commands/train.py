@@ -16,6 +16,10 @@ from ..extras import of_extra
 from .common import Watched, one_line_errors, share_cores
 
 
+# what libraries say of it
+FULL = ("No space left on device", "PytorchStreamWriter failed writing", "database or disk is full")
+
+
 def list_all(wanted: bool) -> None:
     if wanted:
         from ..training.from_folder import make_parser
@@ -73,8 +77,13 @@ def train(
         ),
     ] = None,
     mirror: Annotated[
-        bool, typer.Option(help="Whether a mirrored video keeps its class. Say --no-mirror if left and right differ.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror",
+            help="Whether a mirrored video keeps its class. Say --no-mirror if left and right differ. Default: as the "
+            "recipe has it, which is that it does.",
+        ),
+    ] = None,
     class_weights: Annotated[
         bool, typer.Option("--class-weights", "--class_weights", help="Let rare classes count as much as others.")
     ] = False,
@@ -82,6 +91,19 @@ def train(
     patience: Annotated[
         int, typer.Option(help="Evaluations without gain, after which training by gradients ends.", min=1)
     ] = 5,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="Try so many settings first, the defaults and others that the recipe leaves open and you have not "
+            "given, on the training videos alone, and train with the best. Needs the extra tune."
+        ),
+    ] = None,
+    trial_minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--trial-minutes", "--trial_minutes", help="Minutes that trials may take, alone or beside --trials."
+        ),
+    ] = None,
     list_arguments: Annotated[
         bool,
         typer.Option(
@@ -110,10 +132,18 @@ def train(
             import sklearn  # noqa: F401
         from ..inference.running import get_processes
         from ..training.from_folder import FolderRun, parse_given, train_folder
+        from ..training.trials import Budget
 
+        budget = None
+        if trials is not None or trial_minutes is not None:
+            with of_extra("tune"):
+                import optuna  # noqa: F401
+            budget = Budget(trials, trial_minutes)
         given: dict[str, Any] = {}
-        if not mirror:
-            given |= {"horizontal_flip": False, "eval_mirror": False}
+        if mirror is not None:
+            given["horizontal_flip"] = mirror
+        if mirror is False:
+            given["eval_mirror"] = False
         if class_weights:
             given["class_weights"] = True
         if balanced:
@@ -129,6 +159,7 @@ def train(
             share=share,
             recipe=recipe,
             patience=patience,
+            budget=budget,
             given=given | parse_given(context.args),
         )
         results = train_folder(run)
@@ -153,6 +184,9 @@ def one_line_failures(out: Path) -> Generator[None, None, None]:
     except Exception as error:
         if is_full(error):
             raise OSError(f"{out}: the disk is full. {kept}") from error
+        if type(error).__module__.partition(".")[0] == "wandb":
+            # such as that there is no key
+            raise ValueError(f"Weights & Biases: {error} WANDB_MODE=offline keeps the run here. {kept}") from error
         raise
 
 
@@ -160,7 +194,7 @@ def is_full(error: BaseException) -> bool:
     """Whether a disk had no room; libraries wrap the system's error into ones of their own."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return True
-    if "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
+    if any(text in str(error) for text in FULL):
         return True
     return error.__cause__ is not None and is_full(error.__cause__)
 

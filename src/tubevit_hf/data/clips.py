@@ -162,6 +162,8 @@ class TrainingClip:
         color_jitter: float = 0.0,
         short_clips: str = "repeat",
     ):
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise ValueError(f"`crop_scale` must be two shares above 0, the least and the greatest, got {crop_scale}.")
         if not 0 < time_scale <= 1:
             raise ValueError(f"`time_scale` must be above 0 and at most 1, got {time_scale}.")
         if fps is not None and time_scale < 1:

@@ -2,6 +2,7 @@
 """Labelled videos as people have them: class folders, a table or a dataset, with splits and groups or without."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,8 +15,8 @@ from .splits import (
     check_labels,
     check_splits,
     get_names,
+    is_dataset,
     is_multi_label,
-    is_saved_dataset,
     load_classes,
     load_folder,
     name_of,
@@ -34,7 +35,8 @@ def load_labelled(source: str | Path, labels: str | Path | None = None) -> Datas
 
     Args:
         source: a folder with `LABEL/*.mp4`, or with `train/LABEL/*.mp4` and `validation/LABEL/*.mp4`; or a dataset by
-            name or folder, with the columns `video` and `label`, with or without these splits.
+            name or folder (Parquet files, a table `metadata.csv` of videos, one saved to disk), with the columns
+            `video` and `label`, with or without these splits.
         labels: a CSV file with the columns `file`, relative to the folder, and `label`, and if there are any `group`
             and `split`. Several labels of a video are separated by `;` or have a row each.
 
@@ -48,12 +50,12 @@ def load_labelled(source: str | Path, labels: str | Path | None = None) -> Datas
     """
     if labels is not None:
         rows = read_labels(labels, source)
-    elif Path(source).is_dir() and not is_saved_dataset(source):
+    elif Path(source).is_dir() and not is_dataset(source):
         rows = load_class_folders(Path(source))
     else:
         rows = load_dataset_rows(str(source))
     check_classes(str(source if labels is None else labels), get_names(rows))
-    files = [relative(name_of(index, rows[index]), source) for index in range(len(rows))]
+    files = name_files(rows, source)
     return rows.add_column("file", files)  # pyrefly: ignore[bad-return]  datasets' decorators
 
 
@@ -78,14 +80,17 @@ def load_class_folders(folder: Path) -> Dataset:
 
 def load_dataset_rows(name: str) -> Dataset:
     path = PurePath(name)
-    if not is_saved_dataset(name) and (path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..")):
+    is_name = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", "..")
+    if not Path(name).is_dir() and not is_name:
         raise AnnotationError(f"{name}: there is no such folder.")
     found = open_dataset(name)
     if isinstance(found, DatasetDict):
         if set(found) >= set(SPLITS):
             return join(check_splits(found, name))
-        if list(found) != ["train"]:
-            raise AnnotationError(f"{name}: of its splits {', '.join(map(str, found))}, none is called validation.")
+        if "train" not in found:
+            raise AnnotationError(f"{name}: of its splits {', '.join(map(str, found))}, none is called train.")
+        if other := [str(split) for split in found if split != "train"]:
+            logger.warning(f"{name}: it has no split validation, so train is divided; {', '.join(other)} is not used.")
         found = found["train"]
     for column in ("video", "label"):
         if column not in found.features:
@@ -187,11 +192,24 @@ def leave_out(rows: Dataset, paths: set[Path]) -> Dataset:
     return rows.select([index for index in range(len(rows)) if is_wanted(index)])
 
 
+def name_files(rows: Dataset, folder: str | Path) -> list[str]:
+    """What to call each video: its path in the folder, or the name that a dataset keeps beside the file itself, behind
+    that of its class where several are called so."""
+    videos = [rows[index]["video"] for index in range(len(rows))]
+    paths = [video["path"] if isinstance(video, dict) else video for video in videos]
+    if all(paths):
+        names = [relative(path, folder) for path in paths]
+        for found in (names, [f"{text}/{name}" for text, name in zip(texts_of(rows), names)]):
+            if len(set(found)) == len(found):
+                return found
+    return [relative(name_of(index, {"video": video}), folder) for index, video in enumerate(videos)]
+
+
 def relative(path: str, folder: str | Path) -> str:
-    try:
-        return PurePath(path).relative_to(folder).as_posix()
-    except ValueError:
-        return path
+    for place in (folder, Path(folder).absolute()):
+        with suppress(ValueError):
+            return PurePath(path).relative_to(place).as_posix()
+    return path
 
 
 def texts_of(rows: Dataset) -> list[str]:

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from datasets import (
     ClassLabel,
     Dataset,
     DatasetDict,
     Features,
+    LargeList,
     List,
     Value,
     Video,
     load_dataset,
     load_from_disk,
 )
+from datasets.exceptions import DatasetGenerationError
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
 
 from .annotations import AnnotationError, find_images, find_videos, is_image, read_annotations
@@ -86,11 +92,79 @@ def load_by_name(name: str) -> DatasetDict:
 
 
 def open_dataset(name: str) -> Dataset | DatasetDict:
-    return load_from_disk(name) if is_saved_dataset(name) else load_dataset(name)
+    """A dataset of the Hub, or of a folder that [`is_dataset`]. Labels that are texts or numbers become classes.
+
+    Raises:
+        AnnotationError: it cannot be loaded.
+    """
+    with bars_for_people():
+        if is_saved_dataset(name):
+            return name_labels(load_from_disk(name))
+        try:
+            return name_labels(load_dataset(name))
+        except (DatasetGenerationError, pa.ArrowInvalid) as error:
+            raise AnnotationError(f"{name}: Datasets cannot load it ({error.__cause__ or error}).") from error
+
+
+@contextmanager
+def bars_for_people() -> Generator[None, None, None]:
+    """Bars of Datasets only where there is a terminal."""
+    shown = are_progress_bars_disabled() or sys.stderr.isatty()
+    if not shown:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not shown:
+            enable_progress_bars()
+
+
+def is_dataset(folder: str | Path) -> bool:
+    """Whether a folder is one that Datasets opens, not one of class folders: saved to disk, in Parquet files, or
+    videos with a table `metadata` of their names and labels, as they lie on the Hub."""
+    return (
+        is_saved_dataset(folder)
+        or any(Path(folder).rglob("*.parquet"))
+        or any(
+            b"file_name" in read_line(table)
+            for depth in ("", "*/")
+            for kind in ("csv", "jsonl")
+            for table in Path(folder).glob(f"{depth}metadata.{kind}")
+        )
+    )
+
+
+def read_line(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.readline()
 
 
 def is_saved_dataset(name: str | Path) -> bool:
     return any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
+
+
+def name_labels(found: Dataset | DatasetDict) -> Dataset | DatasetDict:
+    """With classes for labels that are texts or whole numbers, or lists of such: the same in all splits, in order."""
+    parts = list(found.values()) if isinstance(found, DatasetDict) else [found]
+    if not all("label" in part.features for part in parts):
+        return found
+    label = parts[0].features["label"]
+    several = isinstance(label, (List, LargeList))
+    kind = label.feature if several else label
+    if not isinstance(kind, Value):
+        return found
+    values: set[Any] = set()
+    for part in parts:
+        for one in part["label"]:
+            values.update((one or []) if several else [one])
+    values.discard(None)
+    if pa.types.is_integer(kind.pa_type):
+        names = ClassLabel(names=[str(number) for number in range(max(values, default=0) + 1)])
+    elif pa.types.is_string(kind.pa_type) or pa.types.is_large_string(kind.pa_type):
+        names = ClassLabel(names=sorted(values))
+    else:
+        return found
+    return found.cast_column("label", List(names) if several else names)
 
 
 def load_annotated(format: str, train: str | Path, validation: str | Path, videos: str | Path) -> DatasetDict:

@@ -85,7 +85,7 @@ def read_history(folder: Path) -> History:
         {panel: lines for panel, lines in curves.items() if lines},
         fitted.get("chosen"),
         sorted(choices, key=lambda choice: choice.loss),
-        fitted.get("notes", []),
+        trained.get("notes", fitted.get("notes", [])),
         **{name: trained[name] for name in ("source", "videos", "division", "classes") if name in trained},
     )
 

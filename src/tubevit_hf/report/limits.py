@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from ..evaluation.limits import MOST, limit_of_absent, limit_of_groups, name_some
 from .measurement import Measurement
 from .statistics import ClassScores
 
@@ -10,10 +11,7 @@ from .statistics import ClassScores
 # an interval that is wider leaves open whether a model is good
 WIDE = 0.1
 FEW_VIDEOS = 5
-FEW_GROUPS = 10
 LOW_RECALL = 0.5
-# classes, lengths and the like that are named one by one
-MOST = 5
 
 
 def list_limits(measurement: Measurement) -> list[str]:
@@ -60,16 +58,10 @@ def of_size(measurement: Measurement) -> Iterator[str]:
 
 
 def of_groups(measurement: Measurement) -> Iterator[str]:
-    if measurement.num_groups is None:
-        yield (
-            "Nothing tells which videos show the same person, place or take. If such are among both the training "
-            "videos and these, the accuracy on new ones is lower; `--groups` finds them in the names."
-        )
-    elif measurement.num_groups < FEW_GROUPS and measurement.best_interval is measurement.accuracy:
-        yield (
-            f"The videos are of {measurement.num_groups} groups only, and videos of one are alike: new groups may do "
-            "better or worse than the interval says."
-        )
+    limit = limit_of_groups(measurement.num_groups, "`--groups` finds them in the names")
+    # an interval over groups says it already
+    if limit is not None and (measurement.num_groups is None or measurement.best_interval is measurement.accuracy):
+        yield limit
 
 
 def of_classes(measurement: Measurement) -> Iterator[str]:
@@ -87,9 +79,8 @@ def of_classes(measurement: Measurement) -> Iterator[str]:
         )
     if len(low) > MOST:
         yield f"{len(low) - MOST} more classes are recognised as seldom; the table of classes has them."
-    absent = [one.label for one in measurement.classes if one.recall is None]
-    if absent:
-        yield f"Not measured, for want of videos: {name_some(absent)}."
+    if absent := limit_of_absent([one.label for one in measurement.classes if one.recall is None]):
+        yield absent
     few = [one.label for one, recall in found if recall.of < FEW_VIDEOS]
     if few:
         yield f"Fewer than {FEW_VIDEOS} videos, too few to judge the class by itself: {name_some(few)}."
@@ -150,8 +141,3 @@ def of_kind(measurement: Measurement) -> Iterator[str]:
             f"It always answers with one of its {len(measurement.labels)} classes, also for a video that shows none "
             "of them."
         )
-
-
-def name_some(names: list[str]) -> str:
-    shown = ", ".join(names[:MOST])
-    return shown if len(names) <= MOST else f"{shown} and {len(names) - MOST} more"

@@ -155,6 +155,8 @@ def describe_training(measurement: Measurement) -> str:
         for name in measurement.labels:
             counts = (str(history.classes[split].get(name, 0)) for split in splits)
             lines.append(f"| {name} | {' | '.join(counts)} |")
+    for note in history.notes:
+        lines += ["", note]
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ class ClipArguments:
         default=False, metadata={"help": "Train on clips of different lengths in one row of tokens, without padding."}
     )
     random_crop: bool = field(default=False, metadata={"help": "Cut out a random region of a training clip."})
+    crop_scale: float = field(default=0.5, metadata={"help": "Least share of a frame's area that such a region has."})
     horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every other training clip at random."})
     time_scale: float = field(
         default=1.0, metadata={"help": "Without --fps: least share of a video that a training clip spans."}

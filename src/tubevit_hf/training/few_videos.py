@@ -74,6 +74,7 @@ class FewVideosRecipe:
         """What the recipe says of clips, by the names of the example's arguments."""
         return {
             "num_frames": self.num_frames,
+            "crop_scale": self.crop_scale[0],
             "time_scale": self.time_scale,
             "color_jitter": self.color_jitter,
             "horizontal_flip": self.horizontal_flip,

@@ -39,10 +39,15 @@ class Forecast:
 
 
 class ForecastCallback(TrainerCallback):
-    """A [`Forecast`] of the steps of a Trainer, evaluations aside."""
+    """A [`Forecast`] of the steps of a Trainer, evaluations aside.
 
-    def __init__(self) -> None:
-        self.forecast = Forecast("steps", STEPS, "; it ends sooner where validation no longer gains")
+    Args:
+        may_stop: whether it may end sooner.
+    """
+
+    def __init__(self, may_stop: bool) -> None:
+        note = "; it ends sooner where validation no longer gains" if may_stop else ""
+        self.forecast = Forecast("steps", STEPS, note)
         self.begin = 0
 
     def on_train_begin(

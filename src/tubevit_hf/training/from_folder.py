@@ -5,6 +5,7 @@ Few videos are fitted in closed form behind frozen layers, more of them by gradi
 """
 
 import dataclasses
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -23,21 +24,32 @@ from transformers import (
     TrainingArguments,
 )
 from transformers import set_seed as set_all_seeds
+from transformers.integrations import get_reporting_integration_callbacks
 
 from ..conversion import convert_vit, save_converted
 from ..conversion.report import REPORT_NAME
 from ..data import drop_unreadable, get_names, is_multi_label, read_leave_out
 from ..data.dividing import SPLITS_NAME, Division, divide, read_division, write_division
-from ..data.labelled import leave_out, load_labelled
+from ..data.labelled import leave_out, load_labelled, texts_of
 from ..folders import check_folder, read_json
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.number_types_tubevit import has_bfloat16_units
 from .arguments import WITHOUT_EFFECT, ChangeArguments, ClipArguments
 from .few_videos import FEW_VIDEOS, MAX_CLIPS, MAX_VIDEOS, FewVideosReport
 from .forecast import CLIPS, Forecast, ForecastCallback
+from .frozen import SETTINGS_NAME
+from .held_out import (
+    TrainingVideos,
+    check_space,
+    gradient_objective,
+    gradient_space,
+    small_objective,
+    small_space,
+)
 from .record import RESULTS_NAME, write_record
 from .runs import (
     ARGUMENTS_NAME,
+    FROZEN_NAME,
     choose_checkpoint,
     evaluate_and_save,
     fit_small,
@@ -51,6 +63,7 @@ from .runs import (
     train_and_save,
 )
 from .trainer import VideoTrainer
+from .trials import Budget, run_trials, show_trials
 
 
 SMALL, GRADIENTS = "small", "gradients"
@@ -74,6 +87,7 @@ class FolderRun:
         group_pattern, by_group, share: see [`divide`].
         recipe: `small`, `gradients`, a key of [`RECIPES`], or `None` for what suits the videos.
         patience: evaluations that gain nothing, before training by gradients ends.
+        budget: of trials of settings, on training videos alone, before the training; by default there are none.
         given: arguments of [`ClipArguments`], [`ChangeArguments`] and `TrainingArguments`, by name, as a user gave
             them.
     """
@@ -88,6 +102,7 @@ class FolderRun:
     share: float = 0.2
     recipe: str | None = None
     patience: int = 5
+    budget: Budget | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
 
@@ -138,6 +153,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
 
     Raises:
         ValueError: data, source or arguments do not go together; the message names what to do.
+        ModuleNotFoundError: trials are asked for, and Optuna is missing.
         OSError: something cannot be read or written.
     """
     closed_form = None if run.recipe is None else run.recipe == SMALL
@@ -153,6 +169,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     check_out(run.out)
     # what can be known at once comes before what takes time
     base_args = TrainingArguments(**base_settings(run))
+    check_reporting(base_args)
     with base_args.main_process_first():
         source = prepare_source(run.source, run.out, base_args)
     rows = drop_unreadable(rows, run.data)
@@ -168,6 +185,10 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
             print("In closed form, behind frozen layers." if reason is None else f"By gradients: {reason}.")
     settings = base_settings(run)
     settings |= recipe_settings(SMALL, run.given) if closed_form else gradient_settings(run, config, splits["train"])
+    found: dict[str, Any] | None = None
+    if run.budget is not None:
+        found = try_settings(run, source, splits["train"], division.groups_of("train"), settings, closed_form)
+        settings |= follow(found["chosen"])
     clips, changes, training_args = make_parser().parse_dict({**settings, **run.given})
     set_all_seeds(training_args.seed)
 
@@ -176,6 +197,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
         "recipe": recipe,
         "source": run.source,
         "patience": run.patience,
+        **describe_budget(run.budget),
         **describe_division(run),
         "labels": get_names(splits["train"]),
         **dataclasses.asdict(clips),
@@ -189,6 +211,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
             )
         if base_args.should_log:
             print(f"{run.out} is finished; nothing is trained again.")
+        remove_frozen(run.out, training_args)
         return read_json(run.out / RESULTS_NAME)
 
     report: FewVideosReport | None = None
@@ -204,7 +227,96 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     metrics = evaluate_and_save(trainer)
     if not closed_form:
         save_curves(trainer)
-    return write_record(trainer, run.data, run.source, recipe, rows, division, metrics, report)
+    results = write_record(trainer, run.data, run.source, recipe, rows, division, metrics, report, found)
+    remove_frozen(run.out, training_args)
+    return results
+
+
+def remove_frozen(out: Path, args: TrainingArguments) -> None:
+    """What frozen layers gave is for a run that is not finished yet, and takes the most room of all that it leaves."""
+    if args.should_save and (out / FROZEN_NAME / SETTINGS_NAME).exists():
+        shutil.rmtree(out / FROZEN_NAME, ignore_errors=True)
+
+
+def try_settings(
+    run: FolderRun,
+    source: str,
+    rows: Dataset,
+    groups: list[str] | None,
+    settings: Mapping[str, Any],
+    closed_form: bool,
+) -> dict[str, Any]:
+    """Trials of what the recipe leaves open and the user has not given, before the training.
+
+    Args:
+        rows, groups: the training videos, which are all that trials see.
+        settings: the recipe's.
+        closed_form: whether it is that for few videos.
+
+    Returns:
+        As [`Trials.to_dict`].
+    """
+    assert run.budget is not None  # it is why this is called
+    if (run.out / RESULTS_NAME).exists():
+        # finished, perhaps without trials; what differs is told by its arguments
+        return read_json(run.out / RESULTS_NAME).get("trials") or {"chosen": {}}
+    check_budget(run)
+
+    def parse(tried: Mapping[str, Any]) -> tuple[ClipArguments, ChangeArguments, TrainingArguments]:
+        # pyrefly: ignore[bad-return]  the parser was made of these
+        return make_parser().parse_dict({**settings, **run.given, **tried})
+
+    clips, changes, args = parse({})
+    if args.world_size > 1:
+        raise ValueError(
+            f"trials run in one process, and there are {args.world_size}. Run them in one, then train in several "
+            "with the arguments that they chose."
+        )
+    videos = TrainingVideos(rows, groups, source, run.out, parse)
+    if closed_form:
+        space = small_space(settings, run.given)
+    else:
+        config = load_config(source, clips, changes)
+        space = gradient_space(settings, run.given, float(getattr(config, "hidden_dropout_prob", 0.0)))
+    check_space(space)
+    objective = small_objective(videos) if closed_form else gradient_objective(videos)
+    fixed = {name: value for name, value in {**settings, **run.given}.items() if name not in space}
+    about = {
+        "source": run.source,
+        "recipe": SMALL if closed_form else run.recipe or GRADIENTS,
+        "training videos": list(zip(rows["file"], texts_of(rows), groups or rows["file"])),
+        "setting": {name: value for name, value in fixed.items() if not name.startswith(WITHOUT_EFFECT)},
+    }
+    trials = run_trials(objective, space, run.budget, run.out, about, args.seed, args.should_log)
+    videos.clean()
+    if args.should_log:
+        show_trials(trials)
+    return trials.to_dict()
+
+
+def follow(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that trials chose, and what goes with them: where no clip is mirrored, no view is. The last epoch is
+    kept, since how many there are was chosen too, and the videos that validate shall choose nothing."""
+    mirrors = {} if chosen.get("horizontal_flip", True) else {"eval_mirror": False}
+    return {**chosen, **mirrors, "load_best_model_at_end": False}
+
+
+def describe_budget(budget: Budget | None) -> dict[str, Any]:
+    return {"trials": budget and budget.trials, "trial_minutes": budget and budget.minutes}
+
+
+def check_budget(run: FolderRun) -> None:
+    """Raises before trials if the training has begun, after trials of another budget."""
+    noted = run.out / ARGUMENTS_NAME
+    if not noted.exists():
+        return
+    before = read_json(noted)
+    for name, value in describe_budget(run.budget).items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{run.out} holds a run that was begun with {name} {before.get(name)!r}, and now it is {value!r}. "
+                "Choose another folder by --out, or remove this one to begin anew."
+            )
 
 
 def is_trainers(name: str) -> bool:
@@ -243,6 +355,16 @@ def check_out(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"{out}: it cannot be written ({error.strerror}).") from error
+
+
+def check_reporting(args: TrainingArguments) -> None:
+    """Raises a `ValueError` at once where what is reported to is unknown or not installed."""
+    for name in args.report_to or ():
+        try:
+            for callback in get_reporting_integration_callbacks([name]):
+                callback()
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise ValueError(f"--report_to {name}: {error}") from error
 
 
 def prepare_source(source: str, out: Path, args: TrainingArguments) -> str:
@@ -374,7 +496,7 @@ def train_by_gradients(
     checkpoint = choose_checkpoint(training_args, dict(used))
     watch = Forecast("clips", CLIPS)
     trainer = make_trainer(source, config, processor, splits, clips, changes, training_args, True, watch)
-    trainer.add_callback(ForecastCallback())
+    trainer.add_callback(ForecastCallback(training_args.load_best_model_at_end))
     if training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(run.patience))
     train_and_save(trainer, checkpoint)

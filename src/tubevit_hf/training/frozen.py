@@ -28,6 +28,7 @@ from ..model.tubes_tubevit import Size
 
 
 SETTINGS_NAME = "frozen.json"
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 # clips of a shard: what a killed run loses at most
 SHARD_SIZE = 64
 
@@ -275,10 +276,11 @@ def describe(model: TubeViTPreTrainedModel, clips: ClipDataset, bf16: bool) -> d
     """All that the outputs depend on."""
     # as it computes: the same tubes can be written in several ways
     config = model.config.to_dict() | {"tubes": [tube.to_dict() for tube in model.config.resolved_tubes]}
-    about_head = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path")
+    # of the classes, and what frozen layers, which are evaluated, do not do
+    without_effect = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path", *DROPOUT)
     dtype = str(model.dtype).removeprefix("torch.")
     return {
-        "configuration": {name: value for name, value in config.items() if name not in about_head},
+        "configuration": {name: value for name, value in config.items() if name not in without_effect},
         "frozen weights": hash_frozen(model),
         "list of videos": hash_rows(clips),
         "kind of clip": clips.load.describe(),  # pyrefly: ignore[missing-attribute]  a TrainingClip

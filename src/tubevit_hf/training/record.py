@@ -16,6 +16,7 @@ from ..data.dividing import Division
 from ..data.labelled import LABEL_SEPARATOR, texts_of
 from ..data.splits import SPLITS
 from ..evaluation import accuracy_interval
+from ..evaluation.limits import limit_of_absent, limit_of_groups
 from ..folders import write_json, write_text
 from ..machine import name_processor
 from .few_videos import FewVideosReport
@@ -35,6 +36,7 @@ def write_record(
     division: Division,
     metrics: dict[str, float],
     report: FewVideosReport | None = None,
+    trials: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes `validation_predictions.jsonl`, the model card, and at last `results.json`, which says that all is there.
 
@@ -45,6 +47,7 @@ def write_record(
         division: of these.
         metrics: of the evaluation.
         report: of the closed form.
+        trials: of settings, as [`Trials.to_dict`] has them, if there were any.
 
     Returns:
         What `results.json` says.
@@ -75,8 +78,9 @@ def write_record(
             "value": right / len(validation),
             "interval_95": [low, high],
         }
+    found["trials"] = trials
     found["limits"] = list_limits(found)
-    found["notes"] = report.notes if report else []
+    found["notes"] = [*(report.notes if report else []), *describe_selection(trainer, trials)]
     found["environment"] = {
         "tubevit_hf": __version__,
         "torch": torch.__version__,
@@ -119,20 +123,13 @@ def count_classes(rows: Dataset) -> dict[str, int]:
 
 def list_limits(found: dict[str, Any]) -> list[str]:
     """What a user of the numbers should know."""
-    limits: list[str] = []
-    validation = found["classes"]["validation"]
-    if lacking := [name for name, count in validation.items() if count == 0]:
-        limits.append(f"No validation video is of {', '.join(lacking)}: of these nothing was measured.")
-    if found["groups"] is None:
-        limits.append(
-            "Nothing told which videos belong together. If some of one source were on both sides, the accuracy on "
-            "others is lower."
-        )
-    elif (number := found["groups"]["validation"]) < 10:
-        limits.append(
-            f"The validation videos are of {number} group(s), and videos of one group are alike: the interval is too "
-            "narrow."
-        )
+    validation, groups = found["classes"]["validation"], found["groups"]
+    number = None if groups is None else groups["validation"]
+    of_both = (
+        limit_of_absent([name for name, count in validation.items() if count == 0]),
+        limit_of_groups(number, "`--group-pattern` finds them in the names"),
+    )
+    limits = [limit for limit in of_both if limit is not None]
     if (most := max(found["classes"]["train"].values())) >= 5 * min(found["classes"]["train"].values()):
         fewest = min(found["classes"]["train"], key=lambda name: found["classes"]["train"][name])
         limits.append(
@@ -169,3 +166,32 @@ def describe(found: dict[str, Any]) -> str:
     lines += ["", "## Training", "", f"From `{found['source']}` by the recipe `{found['recipe']}`.", ""]
     lines += [f"- {name}: {value}" for name, value in found["environment"].items()]
     return "\n".join(lines) + "\n"
+
+
+def describe_selection(trainer: VideoTrainer, trials: dict[str, Any] | None) -> list[str]:
+    """What was chosen beside the weights, and by which videos."""
+    notes: list[str] = []
+    # in closed form there are no epochs
+    by_validation = trainer.args.load_best_model_at_end and trainer.train_dataset is not None
+    if by_validation:
+        notes.append("The validation videos chose the best epoch, so the accuracy on others is a little lower.")
+    if trials is not None:
+        notes.append(describe_trials(trials))
+        if not by_validation:
+            notes.append("The validation videos were in none of these trials, and chose nothing.")
+    return notes
+
+
+def describe_trials(trials: dict[str, Any]) -> str:
+    best, defaults, number = trials["best"], trials["defaults"], len(trials["tried"])
+    settings = ", ".join(f"{name} {value}" for name, value in trials["chosen"].items())
+    if trials["chosen"] == defaults["settings"]:
+        compared = "the defaults were the best."
+    elif defaults["loss"] is None:
+        compared = f"held-out log loss {best['loss']:.3f}; with the defaults it was no longer finite."
+    else:
+        compared = f"held-out log loss {best['loss']:.3f}, with the defaults {defaults['loss']:.3f}."
+    return (
+        f"Settings were chosen by {number} trial(s) in which some of the training videos were held out: {settings}; "
+        f"{compared}"
+    )

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
     TrainingArguments,
 )
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -26,10 +27,11 @@ from ..data import ClipDataset, EvaluationViews, TrainingClip, get_names, is_mul
 from ..extras import of_extra
 from ..folders import read_json, write_json
 from ..model.configuration_tubevit import TubeViTConfig
-from ..model.modeling_tubevit import TubeViTModel
+from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTModel, TubeViTPreTrainedModel
+from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .arguments import WITHOUT_EFFECT, ChangeArguments, ClipArguments
-from .few_videos import FEW_VIDEOS, FewVideosReport, check_videos, fit_few_videos
-from .frozen import Watch, cache_frozen, frozen_size
+from .few_videos import FEW_VIDEOS, FewVideosRecipe, FewVideosReport, check_videos, fit_few_videos
+from .frozen import FrozenClips, Watch, cache_frozen, frozen_size
 from .planning import find_recipe
 from .recipes import Recipe
 from .trainer import VideoTrainer, find_checkpoint, inverse_frequencies
@@ -134,21 +136,34 @@ def make_trainer(
     Raises:
         ValueError: the checkpoint has other classes, or arguments do not go together.
     """
-    assert clips.num_frames is not None  # `load_config` sets it
-    training_clip = TrainingClip(
-        processor,
-        clips.num_frames,
-        clips.fps,
-        random_crop=clips.random_crop,
-        horizontal_flip=clips.horizontal_flip,
-        # pyrefly: ignore[bad-argument-type]  it checks the length
-        rand_augment=clips.rand_augment,
-        time_scale=clips.time_scale,
-        color_jitter=clips.color_jitter,
-        short_clips=clips.short_clips,
+    model = make_model(source, config, splits["train"], changes, new_classifier)
+    folder = Path(str(training_args.output_dir), FROZEN_NAME)
+    dataset: Any = make_clips(model, processor, splits["train"], clips, training_args, folder, watch)
+    return VideoTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=dataset,
+        eval_dataset=ClipDataset(splits["validation"], make_views(processor, clips)),
+        processing_class=processor,
+        **trainer_arguments(splits["train"], clips),
     )
-    views = make_views(processor, clips)
-    labels = get_names(splits["train"])
+
+
+def trainer_arguments(rows: Dataset, clips: ClipArguments) -> dict[str, Any]:
+    """What of the clips' arguments is a [`VideoTrainer`]'s."""
+    return {
+        "mixup": clips.mixup,
+        "pack": clips.pack,
+        "class_weights": inverse_frequencies(rows) if clips.class_weights else None,
+        "balanced": clips.balanced,
+    }
+
+
+def make_model(
+    source: str | None, config: PreTrainedConfig, rows: Dataset, changes: ChangeArguments, new_classifier: bool
+) -> PreTrainedModel:
+    """The model of [`make_trainer`], for the classes of some videos."""
+    labels = get_names(rows)
     known = names_of(config)
     is_classifier = any(name.endswith("Classification") for name in config.architectures or ())
     other_labels = source is not None and is_classifier and known != labels
@@ -159,7 +174,7 @@ def make_trainer(
         )
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    several = is_multi_label(splits["train"])
+    several = is_multi_label(rows)
     config.problem_type = "multi_label_classification" if several else "single_label_classification"
     if source is not None:
         model = AutoModelForVideoClassification.from_pretrained(
@@ -171,25 +186,41 @@ def make_trainer(
         model = AutoModelForVideoClassification.from_config(config)
     if changes.freeze_before is not None:
         model.freeze_before(changes.freeze_before)
+    return model
 
-    dataset: Any = ClipDataset(splits["train"], training_clip, seed=training_args.seed, copies=clips.copies)
-    is_frozen = getattr(model.config, "freeze_before", None) is not None
-    if training_args.do_train and clips.copies is not None and is_frozen:
-        model.to(training_args.device)
-        folder = Path(str(training_args.output_dir), FROZEN_NAME)
-        with training_args.main_process_first():
-            dataset = cache_frozen(model, dataset, folder, bf16=training_args.bf16, watch=watch)
-    return VideoTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=dataset,
-        eval_dataset=ClipDataset(splits["validation"], views),
-        processing_class=processor,
-        mixup=clips.mixup,
-        pack=clips.pack,
-        class_weights=inverse_frequencies(splits["train"]) if clips.class_weights else None,
-        balanced=clips.balanced,
+
+def make_clips(
+    model: PreTrainedModel,
+    processor: BaseVideoProcessor,
+    rows: Dataset,
+    clips: ClipArguments,
+    training_args: TrainingArguments,
+    folder: Path,
+    watch: Watch | None = None,
+) -> ClipDataset | FrozenClips:
+    """The clips that a model trains on; or, with `copies`, what its frozen layers give of them, kept in a folder."""
+    assert clips.num_frames is not None  # `load_config` sets it
+    training_clip = TrainingClip(
+        processor,
+        clips.num_frames,
+        clips.fps,
+        random_crop=clips.random_crop,
+        horizontal_flip=clips.horizontal_flip,
+        # pyrefly: ignore[bad-argument-type]  it checks the length
+        rand_augment=clips.rand_augment,
+        crop_scale=(clips.crop_scale, 1.0),
+        time_scale=clips.time_scale,
+        color_jitter=clips.color_jitter,
+        short_clips=clips.short_clips,
     )
+    dataset = ClipDataset(rows, training_clip, seed=training_args.seed, copies=clips.copies)
+    is_frozen = getattr(model.config, "freeze_before", None) is not None
+    if not training_args.do_train or clips.copies is None or not is_frozen:
+        return dataset
+    assert isinstance(model, TubeViTPreTrainedModel)  # others have no `freeze_before`
+    model.to(training_args.device)
+    with training_args.main_process_first():
+        return cache_frozen(model, dataset, folder, bf16=training_args.bf16, watch=watch)
 
 
 def names_of(config: PreTrainedConfig) -> list[str]:
@@ -237,24 +268,13 @@ def fit_small(
         raise ValueError(
             "the recipe small keeps what frozen layers give of clips of one length: leave out --short_clips and --pack"
         )
-    assert clips.num_frames is not None
-    recipe = replace(
-        FEW_VIDEOS,
-        num_frames=clips.num_frames,
-        horizontal_flip=clips.horizontal_flip,
-        time_scale=clips.time_scale,
-        color_jitter=clips.color_jitter,
-    )
+    recipe = small_recipe(clips)
     rows = splits["train"]
     copies = recipe.count_copies(len(rows)) if clips.copies is None else clips.copies
     check_videos(rows, copies, groups)
     # in closed form nothing is drawn: to count as much and to come as often are the same
     class_weights = inverse_frequencies(rows) if clips.class_weights or clips.balanced else None
-    processor = AutoVideoProcessor.from_pretrained(source, num_frames=recipe.num_frames)
-    converted = AutoModel.from_pretrained(source)
-    if not isinstance(converted, TubeViTModel):
-        raise ValueError(f"the recipe small is for TubeViT; {source} is of type {converted.config.model_type!r}")
-    model = recipe.start(converted).to(training_args.device)
+    model, processor = start_small(source, recipe, training_args)
     dataset = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=copies)
     folder = Path(str(training_args.output_dir), FROZEN_NAME)
     if training_args.should_log:
@@ -274,6 +294,30 @@ def fit_small(
         processing_class=processor,
     )
     return trainer, report
+
+
+def small_recipe(clips: ClipArguments) -> FewVideosRecipe:
+    """The recipe for few videos with a user's clips."""
+    assert clips.num_frames is not None
+    return replace(
+        FEW_VIDEOS,
+        num_frames=clips.num_frames,
+        horizontal_flip=clips.horizontal_flip,
+        crop_scale=(clips.crop_scale, 1.0),
+        time_scale=clips.time_scale,
+        color_jitter=clips.color_jitter,
+    )
+
+
+def start_small(
+    source: str, recipe: FewVideosRecipe, training_args: TrainingArguments
+) -> tuple[TubeViTForVideoClassification, TubeViTVideoProcessor]:
+    """The model whose head is to be fitted, on its device, and its processor."""
+    processor = AutoVideoProcessor.from_pretrained(source, num_frames=recipe.num_frames)
+    converted = AutoModel.from_pretrained(source)
+    if not isinstance(converted, TubeViTModel):
+        raise ValueError(f"the recipe small is for TubeViT; {source} is of type {converted.config.model_type!r}")
+    return recipe.start(converted).to(training_args.device), processor
 
 
 def choose_checkpoint(training_args: TrainingArguments, used: dict[str, Any]) -> str | None:

@@ -40,6 +40,7 @@ from ..data import (
 )
 from ..data.clips import has_short_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
+from ..evaluation.views import to_scores
 from ..model.loss_tubevit import classification_loss, count_labels
 from ..model.modeling_tubevit import TubeViTModel
 from ..model.number_types_tubevit import warn_of_emulation
@@ -74,7 +75,7 @@ class VideoTrainer(Trainer):
             that is not.
         balanced: whether an epoch has as many clips of each class, see [`BalancedBatches`].
         kwargs: of the Trainer; datasets are [`ClipDataset`]s, joint or frozen ones, evaluation's of
-            [`EvaluationViews`].
+            [`EvaluationViews`], or frozen ones of one clip each.
 
     Raises:
         ValueError: clips may have different lengths, and the model is no TubeViT, or MixUp, frozen clips, a compiler
@@ -276,9 +277,12 @@ class VideoTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         head = self.choose_head(inputs)
         several = head.problem_type == "multi_label_classification"
-        labels, pixel_values = inputs.pop("labels"), inputs.pop("pixel_values")
-        with self.compute_loss_context_manager():
-            scores = predict_views(model, pixel_values, several, **inputs)
+        labels = inputs.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if "frozen_output" in inputs:
+                scores = to_scores(model(**inputs).logits.float(), head.problem_type)
+            else:
+                scores = predict_views(model, inputs.pop("pixel_values"), several, **inputs)
         # the loss of what the averaged scores say
         logits = scores.logit(eps=1e-7) if several else scores.clamp_min(1e-12).log()
         loss = classification_loss(labels, logits, head)
