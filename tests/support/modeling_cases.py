@@ -89,11 +89,15 @@ ALL_PARTS = {
 
 
 def build(
-    attn: str = "sdpa", dtype: torch.dtype = torch.float64, cls: type = TubeViTForVideoClassification, **settings
+    attn: str = "sdpa",
+    dtype: torch.dtype = torch.float64,
+    cls: type = TubeViTForVideoClassification,
+    std: float = 0.3,
+    **settings,
 ):
     """A model in evaluation mode, all of its parameters random."""
     config = TubeViTConfig(**{**BASE, "tubes": TUBES["mixed"], **settings})
-    return randomize(cls._from_config(config, attn_implementation=attn), std=0.3).to(dtype)
+    return randomize(cls._from_config(config, attn_implementation=attn), std=std).to(dtype)
 
 
 def random_clip(size=NATIVE, batch: int = 2, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
