@@ -24,7 +24,9 @@ def plan(
     teraflops: Annotated[
         float, typer.Option(help="Of one GPU in bfloat16, without sparsity: its maker's figure, or one measured.")
     ] = 989.0,
-    share: Annotated[float, typer.Option(help="Of that rate which training reaches, up to 1; 0.28 was measured.")] = 0.28,
+    share: Annotated[
+        float, typer.Option(help="Of that rate which training reaches, up to 1; an H200 reached 0.28.")
+    ] = 0.28,
     videos: Annotated[
         Path | None,
         typer.Option(help="Folder of videos like the dataset's: reading is measured on one core of this machine."),
