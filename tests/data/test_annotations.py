@@ -293,7 +293,11 @@ def test_the_other_split_has_the_same_classes(tmp_path):
         ("list", {}, r"a\.csv: it cannot be read"),
         ("numbered", {"a.csv": "a.mp4 0\nb.mp4\n"}, r"a\.csv, line 2: expected PATH NUMBER, got 'b\.mp4'"),
         ("numbered", {"a.csv": "some/frames 163 1\n"}, r"line 1: .* a folder of frames .* Name video files"),
-        ("numbered", {"a.csv": "a.mp4 2\n", "label_map.txt": "x\ny\n"}, r"the class 2, and .*label_map\.txt names 2, from"),
+        (
+            "numbered",
+            {"a.csv": "a.mp4 2\n", "label_map.txt": "x\ny\n"},
+            r"the class 2, and .*label_map\.txt names 2, from",
+        ),
         ("avi", {}, "`format` must be one of kinetics, ucf101, .* got 'avi'"),
     ],
 )

@@ -3,8 +3,8 @@
 
     python -m tests.support.run_notebooks
 
-after `make demo` rewrites them with the outputs that are committed: printed text, and pictures of few colours. Progress
-bars, warnings and times are left out, so that a second run changes nothing but what has changed.
+after `make demo` rewrites them with the outputs that are committed: what is printed, and pictures of few colours.
+Progress bars, warnings and times are left out, so that a second run changes nothing but what has changed.
 """
 
 import base64
@@ -113,7 +113,9 @@ def find_faults(committed: NotebookNode, fresh: NotebookNode) -> list[str]:
         elif kinds(old) != kinds(new):
             faults.append(f"cell {number} ({first}) shows {kinds(old)}, where a run shows {kinds(new)}")
     text = json.dumps([cell.get("outputs", []) for cell in committed.cells])
-    faults += [f"an output names {place}" for place in ("/home/", "/root/", "/tmp/", "/Users/", " at 0x") if place in text]
+    faults += [
+        f"an output names {place}" for place in ("/home/", "/root/", "/tmp/", "/Users/", " at 0x") if place in text
+    ]
     return faults
 
 

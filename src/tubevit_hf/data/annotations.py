@@ -9,8 +9,7 @@
 | `ssv2` | `something-something-v2-train.json` or `train.json` | `...labels.json` beside it | `ID.*` |
 | `charades` | `Charades_v1_train.csv` | `Charades_v1_classes.txt` beside it | `ID.*` |
 | `list` | `.csv`, `.json` or `.jsonl` with the columns video and label | sorted | by relative path |
-| `numbered` | lines `PATH NUMBER`, as MMAction2, SlowFast, TimeSformer and VideoMAE read them | `label_map*.txt` beside it, \
-else the numbers | by relative path |
+| `numbered` | `PATH NUMBER`, as MMAction2, SlowFast and VideoMAE have it | `label_map*.txt` | by relative path |
 
 Every reader gives a [`datasets.Dataset`] with the columns `video`, a path, and `label`, a `ClassLabel` or, where
 videos have several, a list of them.
@@ -288,7 +287,9 @@ def read_label_map(source: str, least: int) -> list[str]:
     """The classes that stand line by line in `label_map*.txt` beside a list; without one, numbers from 0."""
     files = sorted(glob(str(Path(escape(str(Path(source).parent)), "label_map*.txt"))))
     if len(files) > 1:
-        raise AnnotationError(f"{source}: there are several label maps beside it, {files[0]} and {files[1]}; leave one.")
+        raise AnnotationError(
+            f"{source}: there are several label maps beside it, {files[0]} and {files[1]}; leave one."
+        )
     if not files:
         return [str(number) for number in range(least)]
     names = [line for _, line in read_lines(files[0])]
