@@ -77,7 +77,7 @@ def tidy(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            cell.outputs = [kept for kept in map(tidy_output, cell.outputs) if kept is not None]
+            cell.outputs = join_streams([kept for kept in map(tidy_output, cell.outputs) if kept is not None])
 
 
 def tidy_output(output: NotebookNode) -> NotebookNode | None:
@@ -89,6 +89,17 @@ def tidy_output(output: NotebookNode) -> NotebookNode | None:
         return nbformat.v4.new_output("display_data", picture)
     # a bar or a table of progress
     return output if output.output_type == "execute_result" else None
+
+
+def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """What is printed comes in pieces, as it happens."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def shrink(encoded: str) -> str:
