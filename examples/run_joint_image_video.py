@@ -8,12 +8,13 @@ Each dataset is `NAME=FOLDER`, a folder of class folders of videos or of images,
         --model_name_or_path PATH_OR_REPO --datasets motions=VIDEOS digits=IMAGES --weights motions=2 digits=1 \
         --output_dir OUTPUT_DIR --do_train --do_eval --num_train_epochs 10 --per_device_train_batch_size 8
 
+The same command again goes on from the last whole checkpoint in OUTPUT_DIR; one with other arguments is refused.
 Beside the trained model, OUTPUT_DIR holds a folder for each dataset with a model of its head alone, for pipelines.
 To train from scratch, give `--config_name` instead. `--help` lists all arguments, the Trainer's included.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,7 +31,8 @@ from tubevit_hf.data import (
     holds_images,
     load_folder,
 )
-from tubevit_hf.training import VideoTrainer, find_checkpoint
+from tubevit_hf.training import VideoTrainer
+from tubevit_hf.training.runs import choose_checkpoint, evaluate_and_save, train_and_save
 
 
 @dataclass
@@ -61,23 +63,21 @@ def main() -> None:
     if not training_args.do_train and not training_args.do_eval:
         stop("give --do_train, --do_eval or both")
     set_seed(training_args.seed)
+    checkpoint = None
     try:
         trainer, images = build_trainer(arguments, training_args)
+        if training_args.do_train:
+            used = {**asdict(arguments), "heads": trainer.model.config.heads}
+            checkpoint = choose_checkpoint(training_args, used)
     except (OSError, ValueError) as error:
         stop(str(error))
 
     if training_args.do_train:
-        checkpoint = training_args.resume_from_checkpoint or find_checkpoint(training_args.output_dir)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.save_state()
-        if result.metrics:  # none, if the run was at its end before
-            trainer.log_metrics("train", result.metrics)
-            trainer.save_metrics("train", result.metrics)
+        metrics = train_and_save(trainer, checkpoint)
+        if metrics:  # none, if the run was at its end before
+            trainer.log_metrics("train", metrics)
     if training_args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+        trainer.log_metrics("eval", evaluate_and_save(trainer))
     if training_args.do_train and trainer.is_world_process_zero():
         # from what was saved: the model itself may be in shards
         model = TubeViTForJointClassification.from_pretrained(training_args.output_dir)

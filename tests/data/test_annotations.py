@@ -200,6 +200,33 @@ def test_todays_names_of_something_something(tmp_path):
     assert rows(dataset, tmp_path / "videos") == [("7.webm", "Run fast")]
 
 
+@pytest.mark.parametrize("separator", [" ", "\t", ",", ", "])
+def test_numbered_lists(separator, tmp_path):
+    lines = ["dance/a b.mp4 2", "jump/v_1.mp4 0", "gone.mp4 2"]
+    write(tmp_path, {"train.txt": "\n".join(separator.join(line.rsplit(" ", 1)) for line in lines) + "\n"})
+    videos = touch(tmp_path / "videos", "dance/a b.mp4", "jump/v_1.mp4", "dance/v_1.mp4")
+    dataset, missing = read_annotations("numbered", tmp_path / "train.txt", videos)
+    assert rows(dataset, videos) == [("dance/a b.mp4", "2"), ("jump/v_1.mp4", "0")]
+    # 1 has no video, and 2 is the third class all the same
+    assert dataset.features["label"] == ClassLabel(names=["0", "1", "2"])
+    assert dataset["label"][:] == [2, 0]
+    assert missing == ["gone.mp4"]
+
+
+def test_numbered_lists_with_names_and_several_labels(tmp_path):
+    write(tmp_path, {"train.txt": "a.mp4 1 3\nb.mp4 0\n", "label_map_own.txt": "eat\nfall down\njump\nrun\n"})
+    videos = touch(tmp_path / "videos", "a.mp4", "b.mp4")
+    dataset, _ = read_annotations("numbered", tmp_path / "train.txt", videos)
+    assert rows(dataset, videos) == [("a.mp4", ["fall down", "run"]), ("b.mp4", ["eat"])]
+    write(tmp_path, {"val.txt": "b.mp4 2\n"})
+    # one label each: the map is the same
+    dataset, _ = read_annotations("numbered", tmp_path / "val.txt", videos)
+    assert rows(dataset, videos) == [("b.mp4", "jump")]
+    write(tmp_path, {"label_map_other.txt": "eat\n"})
+    with pytest.raises(AnnotationError, match="several label maps beside it"):
+        read_annotations("numbered", tmp_path / "val.txt", videos)
+
+
 def test_several_labels_in_a_list(tmp_path):
     write(tmp_path, {"list.json": json.dumps([{"video": "1.mp4", "label": ["run", "fall"]}])})
     dataset, _ = read_annotations("list", tmp_path / "list.json", touch(tmp_path, "1.mp4"))
@@ -264,6 +291,13 @@ def test_the_other_split_has_the_same_classes(tmp_path):
         ("list", {"a.csv": "video,label\n1.mp4,run\n", "x/1.mp4": "", "y/1.mp4": ""}, "could be .*x.*y.*by its path"),
         ("list", {"a.csv": "video,label\n9.mp4,run\n"}, r"none of its 1 videos lies under .*looked for 9\.mp4"),
         ("list", {}, r"a\.csv: it cannot be read"),
+        ("numbered", {"a.csv": "a.mp4 0\nb.mp4\n"}, r"a\.csv, line 2: expected PATH NUMBER, got 'b\.mp4'"),
+        ("numbered", {"a.csv": "some/frames 163 1\n"}, r"line 1: .* a folder of frames .* Name video files"),
+        (
+            "numbered",
+            {"a.csv": "a.mp4 2\n", "label_map.txt": "x\ny\n"},
+            r"the class 2, and .*label_map\.txt names 2, from",
+        ),
         ("avi", {}, "`format` must be one of kinetics, ucf101, .* got 'avi'"),
     ],
 )

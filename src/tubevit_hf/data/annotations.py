@@ -9,6 +9,7 @@
 | `ssv2` | `something-something-v2-train.json` or `train.json` | `...labels.json` beside it | `ID.*` |
 | `charades` | `Charades_v1_train.csv` | `Charades_v1_classes.txt` beside it | `ID.*` |
 | `list` | `.csv`, `.json` or `.jsonl` with the columns video and label | sorted | by relative path |
+| `numbered` | `PATH NUMBER`, as MMAction2, SlowFast and VideoMAE have it | `label_map*.txt` | by relative path |
 
 Every reader gives a [`datasets.Dataset`] with the columns `video`, a path, and `label`, a `ClassLabel` or, where
 videos have several, a list of them.
@@ -17,10 +18,11 @@ videos have several, a list of them.
 import csv
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from glob import glob
+from glob import escape, glob
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -258,6 +260,44 @@ def read_list(source: str, train: bool) -> Annotations:
     return Annotations(source, [(place, row["video"], row["label"]) for place, row in entries], by_path=True)
 
 
+def read_numbered(source: str, train: bool) -> Annotations:
+    found = []
+    for place, line in read_lines(source):
+        match = re.fullmatch(r"(.+?)((?:[\s,]+\d+)+)", line)
+        if match is None:
+            raise AnnotationError(f"{place}: expected PATH NUMBER, got {line!r}.")
+        video, numbers = match[1], [int(number) for number in re.findall(r"\d+", match[2])]
+        if len(numbers) > 1 and Path(video).suffix.lower() not in VIDEO_SUFFIXES:
+            raise AnnotationError(
+                f"{place}: {line!r} seems to name a folder of frames and how many there are. Name video files, PATH "
+                "NUMBER: frames that were written out are not read here."
+            )
+        found.append((place, video, numbers))
+    names = read_label_map(source, 1 + max((max(numbers) for *_, numbers in found), default=0))
+    # in a file of several labels a video, some may have one
+    several = any(len(numbers) > 1 for *_, numbers in found)
+    rows: list[tuple[str, str, str | list[str]]] = [
+        (place, video, [names[number] for number in numbers] if several else names[numbers[0]])
+        for place, video, numbers in found
+    ]
+    return Annotations(source, rows, names, by_path=True)
+
+
+def read_label_map(source: str, least: int) -> list[str]:
+    """The classes that stand line by line in `label_map*.txt` beside a list; without one, numbers from 0."""
+    files = sorted(glob(str(Path(escape(str(Path(source).parent)), "label_map*.txt"))))
+    if len(files) > 1:
+        raise AnnotationError(
+            f"{source}: there are several label maps beside it, {files[0]} and {files[1]}; leave one."
+        )
+    if not files:
+        return [str(number) for number in range(least)]
+    names = [line for _, line in read_lines(files[0])]
+    if len(names) < least:
+        raise AnnotationError(f"{source}: it has the class {least - 1}, and {files[0]} names {len(names)}, from 0 on.")
+    return names
+
+
 def read_text(source: str) -> str:
     try:
         return Path(source).read_text(encoding="utf-8-sig")
@@ -331,4 +371,5 @@ FORMATS: dict[str, Callable[[str, bool], Annotations]] = {
     "ssv2": read_something_something,
     "charades": read_charades,
     "list": read_list,
+    "numbered": read_numbered,
 }
