@@ -2,7 +2,7 @@
 """Lets pages link to files outside docs/: the site, which has no repository to point to, takes them in.
 
 On GitHub and in an editor `../benchmarks/results/speed_cpu.png` is where it says. In the site pictures and results are
-copied, scripts become pages that show them, and pages that lie elsewhere are pages of the site, four of them in `nav`.
+copied, scripts and notebooks become pages that show them, and pages that lie elsewhere are pages of the site, four of them in `nav`.
 """
 
 import posixpath
@@ -12,6 +12,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,11 @@ def find_targets(source: Path) -> list[Path]:
 
 def bring(target: Path, config: MkDocsConfig) -> File:
     path = target.relative_to(ROOT).as_posix()
+    if target.suffix == ".ipynb":
+        # pictures stay within the page
+        exporter = MarkdownExporter(config={"ExtractOutputPreprocessor": {"enabled": False}})
+        text, _ = exporter.from_filename(str(target))
+        return File.generated(config, f"{path}.md", content=text, inclusion=InclusionLevel.NOT_IN_NAV)
     language = SCRIPTS.get(target.suffix)
     if language is None:
         return File.generated(config, path, abs_src_path=str(target), inclusion=InclusionLevel.NOT_IN_NAV)
@@ -69,9 +75,12 @@ def bring(target: Path, config: MkDocsConfig) -> File:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    if not page.file.abs_src_path:
+    if page.file.abs_src_path:
+        source = Path(page.file.abs_src_path)
+    elif page.file.src_uri.endswith(".ipynb.md"):
+        source = ROOT / page.file.src_uri.removesuffix(".md")
+    else:
         return markdown
-    source = Path(page.file.abs_src_path)
 
     def place(match: re.Match) -> str:
         found = places.get((source.parent / match["path"]).resolve())
