@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from tubevit_hf.inference import Timeline, VideoExplanation
+from tubevit_hf.inference import Segment, Timeline, VideoExplanation
 from tubevit_hf.visualization import lay_over
 
 
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-# labels that a visitor may see, and rows of a timeline
+# labels that a visitor may see, and rows and sentences of a timeline
 MOST_LABELS = 10
 MOST_ROWS = 6
+MOST_SEGMENTS = 20
 # below, a class is not worth a row of its own
 WORTH_A_ROW = 0.2
 # width of a frame in an animation, and what is between two, in pixels
@@ -97,7 +97,7 @@ def show_explanation(found: VideoExplanation, is_image: bool) -> str:
         f'<section class="card"><h2>Why {escape(found.label)}?</h2>'
         f"{moving}<ul>{''.join(f'<li>{escape(line)}</li>' for line in told)}</ul></section>"
         '<section class="card"><h2>What the model saw</h2>'
-        "<p>The frames that it was given and, below each, what in it spoke for this answer: the brighter, the more.</p>"
+        "<p>The frames that it was given and, below each, what in it spoke for this answer, which is bright.</p>"
         f'<ol class="frames{" one" if is_image else ""}">{pictures}</ol></section>'
     )
 
@@ -106,7 +106,8 @@ def show_animation(found: VideoExplanation, covered: np.ndarray) -> str:
     """The clip at its own speed beside what counts in it, and below how much the answer needs each stretch of time.
 
     Words are the page's and not within the picture, as `tubevit explain` has them: so they can be read on a phone, in
-    the dark, and aloud. It can be stopped, and stands still from the start for who has asked the system for less motion.
+    the dark, and aloud. It can be stopped, and stands still from the start for who has asked the system for less
+    motion.
     """
     pages = [
         draw_pair(frame, over, number / len(covered))
@@ -122,7 +123,7 @@ def show_animation(found: VideoExplanation, covered: np.ndarray) -> str:
     still = address(pages[int(found.shares.argmax())])
     alt = escape(found.alt_text)
     return (
-        '<figure><p class="halves" aria-hidden="true"><span>what it saw</span><span>what counted: the bright</span></p>'
+        '<figure><p class="halves" aria-hidden="true"><span>what it saw</span><span>what counted</span></p>'
         f'<img class="moving" src="{moving}" alt="{alt}"><img class="still" src="{still}" alt="{alt}">'
         f"{show_drops(found) if len(found.drops) else ''}"
         '<label><input type="checkbox"> Stand still</label></figure>'
@@ -158,7 +159,7 @@ def show_drops(found: VideoExplanation) -> str:
     )
 
 
-def show_timeline(found: Timeline, window: float, stride: float, segments: Sequence[Any]) -> str:
+def show_timeline(found: Timeline, window: float, stride: float, segments: Sequence[Segment]) -> str:
     """A strip for each class that is likely anywhere, as dark as it is likely there."""
     scores = np.nan_to_num(found.scores)
     highest = scores.max(axis=0)
@@ -170,8 +171,8 @@ def show_timeline(found: Timeline, window: float, stride: float, segments: Seque
         if highest[label] >= min(WORTH_A_ROW, highest.max())
     )
     told = "".join(
-        f"<li>{tell_time(segment.start)} to {tell_time(segment.end)}: {escape(segment.label)}, {segment.score:.0%}</li>"
-        for segment in segments[:20]
+        f"<li>{tell_time(start)} to {tell_time(end)}: {escape(label)}, {score:.0%}</li>"
+        for start, end, label, score in segments[:MOST_SEGMENTS]
     )
     return (
         '<section class="card"><h2>Over time</h2>'
@@ -194,4 +195,8 @@ def show_strip(found: Timeline, scores: np.ndarray) -> str:
 
 
 def tell_time(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{seconds % 60:04.1f}" if seconds < 600 else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+    return (
+        f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+        if seconds < 600
+        else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+    )

@@ -42,15 +42,25 @@ class Gone(Exception):
 
 
 class Visit:
-    """One file, from when it is there until it is answered or nobody waits for it."""
+    """One file, from when it is there until it is answered or nobody waits for it.
 
-    def __init__(self, path: Path, limits: Limits):
-        self.path, self.limits = path, limits
+    Args:
+        path: where it lies.
+        name: as its owner calls it.
+        limits: of the visit.
+    """
+
+    def __init__(self, path: Path, name: str, limits: Limits):
+        self.path, self.name, self.limits = path, name, limits
+        self.original: Path | None = None
         self.is_over = threading.Event()
         self.end = float("inf")
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
+        """From now on the time of the visit counts; false if it has begun, or ended, before."""
+        has_begun = self.end < float("inf")
         self.end = time.monotonic() + self.limits.max_work_seconds
+        return not has_begun and not self.is_over.is_set()
 
     def check(self) -> None:
         if self.is_over.is_set():
@@ -63,7 +73,7 @@ class Visit:
 
     @contextlib.contextmanager
     def at_work(self) -> Generator[None, None, None]:
-        """Within it, a model that is watched looks at the clock, and whether anybody waits, with each of its layers."""
+        """Within it, a model that is watched looks with each of its layers at the clock, and whether anybody waits."""
         self.check()
         now.visit = self
         try:
@@ -74,6 +84,15 @@ class Visit:
     def finish(self) -> None:
         self.is_over.set()
         shutil.rmtree(self.path.parent, ignore_errors=True)
+        if self.original is not None:
+            remove_upload(self.original)
+
+
+def remove_upload(path: Path) -> None:
+    """With its folder, whose name is of the content; another visitor's upload may still be in it."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 # which visit a thread is at
@@ -108,9 +127,15 @@ class Visitors:
         # the name comes from the browser, which may say anything
         return self.folder / "visitors" / hashlib.sha256(visitor.encode()).hexdigest()
 
-    def welcome(self, visitor: str, upload: str, copy: bool = False) -> Visit:
-        """Takes an upload before another visitor's of the same content takes its place, or a copy of what shall stay.
-        What this visitor has waited for until now is over.
+    def welcome(self, visitor: str, file: Path, is_shown: bool = False, is_ours: bool = False) -> Visit:
+        """A visitor has sent a file, which is taken at once: an upload of the same content by another visitor lies in
+        the same place. What this visitor has waited for until now is over.
+
+        Args:
+            visitor: whose it is.
+            file: an upload.
+            is_shown: whether the page still shows it, so that it stays where it is until the visit is finished.
+            is_ours: whether it is no upload, but an example that stays.
 
         Raises:
             Refusal: it is not there any more.
@@ -118,24 +143,24 @@ class Visitors:
         self.dismiss(visitor)
         folder = self.folder_of(visitor) / os.urandom(8).hex()
         folder.mkdir(parents=True)
-        path = folder / Path(upload).name
+        # a name that tells nothing: what it is its content says, not its owner
+        visit = Visit(folder / "clip", file.name, self.limits)
         try:
-            (shutil.copyfile if copy else os.rename)(upload, path)
+            shutil.copyfile(file, visit.path)
         except FileNotFoundError:
             raise Refusal("The file has not arrived whole. Please send it again.") from None
-        os.utime(path)
-        if not copy:
-            with contextlib.suppress(OSError):
-                # whose name is of the content, and which holds another's upload at most
-                Path(upload).parent.rmdir()
-        visit = self.visits[visitor] = Visit(path, self.limits)
+        if is_shown:
+            visit.original = file
+        elif not is_ours:
+            remove_upload(file)
+        self.visits[visitor] = visit
         return visit
 
     def dismiss(self, visitor: str) -> None:
         """Nobody waits there any more, and nothing stays."""
         visit = self.visits.pop(visitor, None)
         if visit is not None:
-            visit.is_over.set()
+            visit.finish()
         shutil.rmtree(self.folder_of(visitor), ignore_errors=True)
 
     def sweep_forever(self) -> None:
@@ -160,7 +185,7 @@ def look_at(path: Path, limits: Limits) -> tuple[float, int]:
         Refusal: it is none, or more than the limits allow.
     """
     try:
-        megabytes = path.stat().st_size / 1e6
+        megabytes = path.stat().st_size / 2**20
     except FileNotFoundError:
         raise Refusal("The file has waited for too long and was removed. Please send it again.") from None
     if megabytes > limits.max_megabytes:
@@ -171,8 +196,8 @@ def look_at(path: Path, limits: Limits) -> tuple[float, int]:
         seconds = metadata.duration or num_frames / (metadata.fps or 25)
     if seconds > 60 * limits.max_minutes:
         raise Refusal(
-            f"It is {seconds / 60:.1f} minutes long; up to {limits.max_minutes:g} are taken here. Cut out the part that "
-            "matters."
+            f"It is {seconds / 60:.1f} minutes long; up to {limits.max_minutes:g} are taken here. Cut out the part "
+            "that matters."
         )
     width, height = metadata.width or 0, metadata.height or 0
     if width * height > VideoLimits.from_environment().max_pixels:
@@ -188,9 +213,11 @@ def look_at(path: Path, limits: Limits) -> tuple[float, int]:
 
 def explain_failure(error: Exception, path: Path) -> str:
     """An error in words for who sent the file, without where it lay here and what only a programmer can do."""
+    said = str(error).replace(f"{path}: ", "").replace(str(path), "it").split("`limits=")[0].rstrip(" ,;:")
     if isinstance(error, Refusal):
-        return str(error)
-    if isinstance(error, (VideoDecodingError, ValueError)):
-        said = str(error).replace(f"{path}: ", "").replace(str(path), path.name)
-        return said.split("`limits=")[0].rstrip(" ,;:")
+        return said
+    if isinstance(error, VideoDecodingError):
+        return f"It cannot be read as a video or an image: {said.rstrip('.')}."
+    if isinstance(error, ValueError):
+        return f"The model cannot take it: {said.rstrip('.')}."
     return "Something went wrong here, and it is not your file's fault. Please try again later."
