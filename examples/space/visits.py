@@ -200,8 +200,9 @@ def look_at(path: Path, limits: Limits) -> tuple[float, int]:
             "that matters."
         )
     width, height = metadata.width or 0, metadata.height or 0
-    if width * height > VideoLimits.from_environment().max_pixels:
-        raise Refusal(f"Its frames of {width}x{height} pixels are too large. Make them smaller.")
+    if not width * height:
+        largest = VideoLimits.from_environment().max_pixels
+        raise Refusal(f"Its frames cannot be read: they are damaged, or larger than {largest / 1e6:.0f} megapixels.")
     gigapixels = num_frames * width * height / 1e9
     if gigapixels > limits.max_gigapixels:
         raise Refusal(
