@@ -97,7 +97,7 @@ def show_explanation(found: VideoExplanation, is_image: bool) -> str:
         f'<section class="card"><h2>Why {escape(found.label)}?</h2>'
         f"{moving}<ul>{''.join(f'<li>{escape(line)}</li>' for line in told)}</ul></section>"
         '<section class="card"><h2>What the model saw</h2>'
-        "<p>The frames that it was given and, below each, what in it spoke for this answer, which is bright.</p>"
+        "<p>The frames that it was given and, bright below each, what in it spoke for this answer.</p>"
         f'<ol class="frames{" one" if is_image else ""}">{pictures}</ol></section>'
     )
 

@@ -4,14 +4,11 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -19,94 +16,20 @@ import httpx
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.inference import load_model, predict_files
 
-from ..support.browser import SCREENS, THEMES, Visit, visit
+from ..support.browser import SCREENS, THEMES
+from ..support.space import PATIENCE, SPACE, Server, send, serving, until, visiting, wait_for
 from ..support.tiny import randomize, tiny_config, tiny_video_processor, write_video
-from .test_examples import EXAMPLES
 
 
 pytest.importorskip("gradio", reason="the extra `space` brings it")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched through /proc")
-SPACE = EXAMPLES / "space"
-# that an answer of the tiny model may take, in milliseconds
-PATIENCE = 30_000
 # Gradio's own code says so of itself, in the browser's console
 GRADIOS = ("Method not implemented.",)
-
-
-@dataclass
-class Server:
-    """The page, run as `make space` does, with a folder for temporary files of its own."""
-
-    process: subprocess.Popen
-    url: str
-    folder: Path
-
-    def list_files(self) -> list[str]:
-        """What visitors have left."""
-        return [str(path) for path in self.folder.rglob("*") if path.is_file() and path.name != "vibe_edit_history"]
-
-    def list_decoders(self) -> list[int]:
-        return [
-            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if read_parent(pid) == self.process.pid
-        ]
-
-    def list_open_files(self) -> list[str]:
-        """Visitors' files that the server, or a process that decodes for it, has open."""
-        found = []
-        for pid in (self.process.pid, *self.list_decoders()):
-            for link in Path(f"/proc/{pid}/fd").iterdir():
-                try:
-                    found.append(os.readlink(link))
-                except OSError:
-                    continue
-        return [path for path in found if path.startswith(f"{self.folder}/")]
-
-
-def read_parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-@contextmanager
-def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[], Server]]:
-    """Starts the page at once; what is given waits until it is there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder.mkdir()
-    environment = {**os.environ, "TMPDIR": str(folder), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, SPACE / "app.py", model, *options]
-    log = folder.with_suffix(".log")
-    with log.open("w") as output:
-        process = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=output)
-
-    def wait() -> Server:
-        for _ in range(1200):
-            if found := re.search(r"The page is at (http\S+)", log.read_text()):
-                return Server(process, found[1], folder)
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        pytest.fail(log.read_text())
-
-    try:
-        yield wait
-        server = wait()
-        decoders = server.list_decoders()
-        assert decoders
-    finally:
-        # as who runs it in a container does
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    # nothing is left when it ends
-    assert list(folder.glob("tubevit_space_*")) == []
-    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders))
 
 
 @pytest.fixture(scope="module")
@@ -148,27 +71,6 @@ def examples(tmp_path_factory) -> Path:
     return folder
 
 
-@contextmanager
-def visiting(browser: Browser, server: Server, screen: str = "desk", theme: str = "light") -> Iterator[Visit]:
-    with visit(browser, server.url, screen, theme) as opened:
-        opened.page.wait_for_selector("h1")
-        yield opened
-
-
-def send(page: Page, path: Path | str) -> None:
-    page.locator("input[type=file]").first.set_input_files(path)
-
-
-def wait_for(page: Page, words: str, name: str = "") -> None:
-    """Until the page says so, and what is shown is the answer for the file of this name."""
-    page.wait_for_function(
-        "([words, name]) => document.querySelector('.status').textContent.includes(words)"
-        " && document.querySelector('.answers').textContent.includes(name)",
-        arg=[words, name],
-        timeout=PATIENCE,
-    )
-
-
 def read_answer(page: Page) -> tuple[str, str]:
     """The best label, and its score as it is written."""
     return page.locator(".scores .label").first.inner_text(), page.locator(".scores .score").first.inner_text()
@@ -178,15 +80,6 @@ def expect(model: Path, path: Path | str) -> tuple[str, str]:
     (found,) = predict_files(load_model(str(model)), [str(path)], top_k=1, num_workers=0)
     assert found.predictions is not None
     return found.predictions[0]["label"], f"{found.predictions[0]['score']:.1%}"
-
-
-def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize("theme", THEMES)
