@@ -4,6 +4,7 @@
 import io
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -42,26 +43,32 @@ def open_model(name: str) -> LoadedModel:
 
 def answer(model: LoadedModel, visit: Visit) -> Iterator[str]:
     """Parts of the answer to a visitor's file, as they come: labels, why, and for a long video when."""
-    classifier, processor = model.model, model.processor
+    classifier: Any = model.model
+    # `open_model` has seen to it
+    processor = cast(TubeViTVideoProcessor, model.processor)
     file = str(visit.path)
     with visit.at_work():
         began = time.perf_counter()
         seconds, num_frames = look_at(visit.path, visit.limits)
-        inputs, _ = read_by_settings(processor, file, classifier.config.num_frames)
+        inputs, metadata = read_by_settings(processor, file, classifier.config.num_frames)
         reading = time.perf_counter() - began
         began = time.perf_counter()
+        clips = inputs.pop("pixel_values")
+        masks = {name: mask.to(classifier.device) for name, mask in inputs.items()}
         with torch.inference_mode():
-            logits = classifier(**{name: values.to(classifier.device) for name, values in inputs.items()}).logits
+            logits = classifier(clips.to(classifier.device, classifier.dtype), **masks).logits.float().cpu()
         running = time.perf_counter() - began
-    clips = inputs["pixel_values"]
     tokens = len(clips) * classifier.config.num_tokens(clips.shape[1], *clips.shape[3:])
     seen = "an image" if num_frames == 1 else f"{len(clips) * clips.shape[1]} of {num_frames} frames, {seconds:.1f} s"
     facts = [seen, f"{tokens} tokens", f"{1000 * reading:.0f} ms to read", f"{1000 * running:.0f} ms in the model"]
-    scores = to_scores(logits.float(), classifier.config.problem_type).mean(dim=0).cpu()
+    if num_lost := len(getattr(metadata, "stand_ins", [])):
+        facts.append(f"{num_lost} of them are damaged, and others stand in")
+    scores = to_scores(logits, classifier.config.problem_type).mean(dim=0)
     yield show_scores(visit.name, list_best(scores, classifier.config, MOST_LABELS), facts)
 
     with visit.at_work():
-        yield show_explanation(explain_video(model, file), is_image=num_frames == 1)
+        why = show_explanation(explain_video(model, file), is_image=num_frames == 1)
+    yield why
 
     if seconds > LONG_SECONDS:
         stride = max(STRIDE, round((seconds - WINDOW) / (MOST_WINDOWS - 1) + 0.05, 1))

@@ -17,6 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 # Strangers' videos are decoded in processes of their own, and call no address of this network. Nobody is told that the
@@ -35,6 +36,7 @@ from starlette.middleware import Middleware
 from transformers import HfArgumentParser
 from visits import Gone, Limits, Refusal, Visitors, explain_failure
 
+from tubevit_hf.data.annotations import find_videos
 from tubevit_hf.inference import LoadedModel
 
 
@@ -79,7 +81,7 @@ def make_page(model: LoadedModel, name: str, limits: Limits, examples: list[Path
 
         return take
 
-    def see(request: gr.Request) -> Iterator[tuple[str, str, str, str]]:
+    def see(request: gr.Request) -> Iterator[tuple[str, ...]]:
         """Each part of the page, as soon as it is there."""
         visit = visitors.visits.get(str(request.session_hash))
         if visit is None or not visit.begin():
@@ -121,7 +123,7 @@ def make_page(model: LoadedModel, name: str, limits: Limits, examples: list[Path
                         gr.Video(label="Record a short clip", sources=["webcam"], include_audio=False)
                     )
                 Words(f'<p class="hint">{taken} Nothing is kept.</p>')
-                buttons = []
+                buttons: list[gr.Button] = []
                 if examples:
                     Words('<h2 class="hint">Or try one of these</h2>')
                     with gr.Row(elem_classes="examples"):
@@ -138,7 +140,7 @@ def make_page(model: LoadedModel, name: str, limits: Limits, examples: list[Path
             *((button.click, take_example(example), None) for button, example in zip(buttons, examples)),
         ]
         # what is sent while an answer is worked on ends that one, and is not lost
-        settings = {"api_visibility": "private", "trigger_mode": "multiple"}
+        settings: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "multiple"}
         for event, take, place in taking:
             event(take, place, place, queue=False, **settings).success(see, None, [status, *parts], **settings)
         top.change(None, top, js="number => { document.body.dataset.labels = number; }")
@@ -152,7 +154,7 @@ ANNOUNCE = "element.setAttribute('role', 'status');"
 
 def find_examples(folder: Path, most: int = 12) -> list[Path]:
     """A video of each class folder."""
-    found = [next(iter(sorted(one.glob("*.mp4"))), None) for one in sorted(folder.glob("*/"))]
+    found = [next(iter(find_videos(one)), None) for one in sorted(folder.glob("*/"))]
     return [path for path in found if path is not None][:most]
 
 
