@@ -62,18 +62,15 @@ def make_page(model: LoadedModel, name: str, limits: Limits, examples: list[Path
         f"{limits.max_megabytes} MB and {limits.max_minutes:g} minutes."
     )
 
-    def welcome(visitor: str, file: str | Path, **settings: bool) -> None:
+    def welcome(visitor: str, file: str | Path, is_ours: bool = False) -> None:
         try:
-            visitors.welcome(visitor, Path(file), **settings)
+            visitors.welcome(visitor, Path(file), is_ours)
         except Refusal as error:
             raise gr.Error(str(error)) from None
 
     # each gives nothing, which clears the place for the next file
     def take_upload(file: str, request: gr.Request) -> None:
         welcome(str(request.session_hash), file)
-
-    def take_recording(file: str, request: gr.Request) -> None:
-        welcome(str(request.session_hash), file, is_shown=True)
 
     def take_example(example: Path) -> Callable[[gr.Request], None]:
         def take(request: gr.Request) -> None:
@@ -93,7 +90,7 @@ def make_page(model: LoadedModel, name: str, limits: Limits, examples: list[Path
             for number, part in enumerate(answer(model, visit)):
                 parts[number] = part
                 yield show_status(doing[min(number + 1, 2)]), *parts
-            yield show_status("Done. Your file has been removed."), *parts
+            yield show_status("Done. Nothing of your file is kept."), *parts
         except Gone:
             pass
         except Exception as error:
@@ -136,7 +133,7 @@ def make_page(model: LoadedModel, name: str, limits: Limits, examples: list[Path
 
         taking = [
             (upload.upload, take_upload, upload),
-            (recording.stop_recording, take_recording, recording),
+            (recording.stop_recording, take_upload, recording),
             *((button.click, take_example(example), None) for button, example in zip(buttons, examples)),
         ]
         # what is sent while an answer is worked on ends that one, and is not lost

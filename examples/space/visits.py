@@ -52,7 +52,6 @@ class Visit:
 
     def __init__(self, path: Path, name: str, limits: Limits):
         self.path, self.name, self.limits = path, name, limits
-        self.original: Path | None = None
         self.is_over = threading.Event()
         self.end = float("inf")
 
@@ -84,16 +83,11 @@ class Visit:
     def finish(self) -> None:
         self.is_over.set()
         shutil.rmtree(self.path.parent, ignore_errors=True)
-        if self.original is not None:
-            remove_upload(self.original)
 
 
-def remove_upload(path: Path) -> None:
-    """With its folder, whose name is of the content; another visitor's upload may still be in it."""
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()
-
+# Seconds for which an upload stays where it is after it was taken: the page may show it, and another visitor's of the
+# same content and name is laid into the same place and not taken yet
+GRACE = 5
 
 # which visit a thread is at
 now = threading.local()
@@ -108,6 +102,14 @@ def watch(model: nn.Module) -> None:
 
     for layer in model.base_model.layers:
         layer.register_forward_pre_hook(check)
+
+
+def remove_upload(path: Path, taken: float) -> None:
+    """With its folder, which has a name of the content; unless it came again after it was taken."""
+    with contextlib.suppress(OSError):
+        if path.lstat().st_ctime <= taken:
+            path.unlink()
+            path.parent.rmdir()
 
 
 class Visitors:
@@ -127,14 +129,12 @@ class Visitors:
         # the name comes from the browser, which may say anything
         return self.folder / "visitors" / hashlib.sha256(visitor.encode()).hexdigest()
 
-    def welcome(self, visitor: str, file: Path, is_shown: bool = False, is_ours: bool = False) -> Visit:
-        """A visitor has sent a file, which is taken at once: an upload of the same content by another visitor lies in
-        the same place. What this visitor has waited for until now is over.
+    def welcome(self, visitor: str, file: Path, is_ours: bool = False) -> Visit:
+        """A visitor has sent a file. What this visitor has waited for until now is over.
 
         Args:
             visitor: whose it is.
             file: an upload.
-            is_shown: whether the page still shows it, so that it stays where it is until the visit is finished.
             is_ours: whether it is no upload, but an example that stays.
 
         Raises:
@@ -149,10 +149,10 @@ class Visitors:
             shutil.copyfile(file, visit.path)
         except FileNotFoundError:
             raise Refusal("The file has not arrived whole. Please send it again.") from None
-        if is_shown:
-            visit.original = file
-        elif not is_ours:
-            remove_upload(file)
+        if not is_ours:
+            timer = threading.Timer(GRACE, remove_upload, (file, time.time()))
+            timer.daemon = True
+            timer.start()
         self.visits[visitor] = visit
         return visit
 

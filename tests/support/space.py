@@ -84,7 +84,7 @@ def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[]
         process = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=output)
 
     def wait() -> Server:
-        for _ in range(1200):
+        for _ in range(3600):
             if found := re.search(r"The page is at (http\S+)", log.read_text()):
                 return Server(process, found[1], folder)
             assert process.poll() is None, log.read_text()
@@ -105,7 +105,7 @@ def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[]
     assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders))
 
 
-def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 20) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if holds():
