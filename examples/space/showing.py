@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tubevit_hf.explanation import lay_over
 from tubevit_hf.inference import Segment, Timeline, VideoExplanation
-from tubevit_hf.visualization import lay_over
 
 
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def show_explanation(found: VideoExplanation, is_image: bool) -> str:
     else:
         frames, heat = found.frames, found.heat
         told = [*found.tell(), *found.describe_tubes()]
-    covered = lay_over(frames, heat)
+    covered = lay_over(frames, heat).numpy()
     moving = "" if is_image else show_animation(found, covered)
     pairs = zip(frames.permute(0, 2, 3, 1).numpy(), covered, found.seconds)
     pictures = "".join(
@@ -97,7 +97,7 @@ def show_explanation(found: VideoExplanation, is_image: bool) -> str:
         f'<section class="card"><h2>Why {escape(found.label)}?</h2>'
         f"{moving}<ul>{''.join(f'<li>{escape(line)}</li>' for line in told)}</ul></section>"
         '<section class="card"><h2>What the model saw</h2>'
-        "<p>The frames that it was given and, bright below each, what in it spoke for this answer.</p>"
+        "<p>The frames that it was given and, below each in amber, what in it spoke for this answer.</p>"
         f'<ol class="frames{" one" if is_image else ""}">{pictures}</ol></section>'
     )
 

@@ -244,7 +244,7 @@ def test_by_keys_alone(browser, server, checkpoint, videos, examples):
 
         go_to("Click to upload")
         choosers: list[FileChooser] = []
-        page.on("filechooser", choosers.append)
+        page.on("filechooser", lambda chooser: choosers.append(chooser))
         # a page that is still being built shows what does not hear keys yet
         for _ in range(PATIENCE // 500):
             page.keyboard.press("Enter")
