@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: help demo test docs wheel quality format lowest bench clean
+.PHONY: help demo space test docs wheel quality format lowest bench clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := demo
 
@@ -13,6 +13,9 @@ help: ## list the targets
 
 demo: $(VENV)/installed ## write videos of moving digits, train on them, classify new ones
 	$(RUN) examples/demo.py --folder demo
+
+space: $(VENV)/installed ## open a page on which to try the demo's model
+	$(RUN) examples/space/app.py
 
 test: quality ## run every check and test
 	$(RUN) tests/support/fetch_transformers_tests.py
