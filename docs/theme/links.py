@@ -2,7 +2,8 @@
 """Lets pages link to files outside docs/: the site, which has no repository to point to, takes them in.
 
 On GitHub and in an editor `../benchmarks/results/speed_cpu.png` is where it says. In the site pictures and results are
-copied, scripts and notebooks become pages that show them, and pages that lie elsewhere are pages of the site, four of them in `nav`.
+copied, scripts and notebooks become pages that show them, and pages that lie elsewhere are pages of the site, four of
+them in `nav`.
 """
 
 import posixpath
