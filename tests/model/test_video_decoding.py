@@ -766,3 +766,18 @@ def test_damaged_real_clip():
         frames, _ = read_video(CLIPS / "corrupted.mp4")
     assert frames.shape == (50, 3, 720, 1280)
     assert (frames.float().flatten(1).std(dim=1) > 10).all()  # none is black
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".webp", ".bmp"])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_image_by_its_path(suffix, isolated, tmp_path):
+    """As by its bytes: FFmpeg guesses a format from some names, that of a series of files."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    path = tmp_path / f"photo{suffix}"
+    Image.fromarray(noise).save(path)
+    limits = VideoLimits(isolated=isolated, any_format=suffix == ".bmp")
+    frames, _ = read_video(path, limits=limits)
+    assert frames.shape == (1, 3, 300, 400)
+    assert torch.equal(frames, read_video(path.read_bytes(), limits=limits)[0])
+    with pytest.raises(VideoDecodingError, match="missing"):
+        read_video(tmp_path / f"missing{suffix}")

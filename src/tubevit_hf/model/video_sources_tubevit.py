@@ -10,6 +10,7 @@ import http
 import http.client
 import io
 import ipaddress
+import mimetypes
 import os
 import re
 import shutil
@@ -212,6 +213,10 @@ def open_source(source: VideoSource, resources: contextlib.ExitStack, limits: Vi
         raise VideoDecodingError(f"it is {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}.")
     if status.st_size == 0:
         raise VideoDecodingError("it is empty.")
+    if (mimetypes.guess_type(path)[0] or "").startswith("image/"):
+        # FFmpeg takes some of these names for those of a series of files, and does not look at what is in this one;
+        # a file that is opened by a number has no name
+        return resources.enter_context(open(os.open(path, os.O_RDONLY), "rb"))
     # without this, FFmpeg would take what stands before a colon for a protocol
     return f"file:{path}"
 
