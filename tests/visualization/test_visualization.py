@@ -8,13 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tubevit_hf.visualization import (
-    animate_explanation,
-    draw_curves,
-    draw_explanation,
-    draw_timeline,
-    lay_over,
-)
+from tubevit_hf.explanation import lay_over
+from tubevit_hf.visualization import animate_explanation, draw_curves, draw_explanation, draw_timeline
 
 
 def test_curves_show_what_was_logged():
