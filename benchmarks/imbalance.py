@@ -46,7 +46,7 @@ class ShiftedClip:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folder", type=Path, default=Path("build/imbalance"))
     arguments = parser.parse_args()
     runs = Runs(arguments.folder / f"runs_{arguments.steps}.json")
