@@ -65,6 +65,14 @@ def test_what_counts_is_laid_over():
     assert (colourful.reshape(2, -1).argmax(axis=1) == 2 * 12 + 3).all()
 
 
+def test_a_sheet_has_no_panel_of_drops_that_nobody_would_see():
+    made = made_explanation(5, (20, 30))
+    settings = {"shares": np.full(5, 0.2), "title": "jump 90%", "num_columns": 4}
+    panels = len(draw_explanation(**made, **settings).axes)
+    made["drops"] = np.full_like(made["drops"], 1e-4)
+    assert len(draw_explanation(**made, **settings).axes) == panels - 1
+
+
 @pytest.mark.parametrize("num_frames", [1, 5, 12])
 def test_a_sheet_shows_what_it_is_given(num_frames, tmp_path):
     made = made_explanation(num_frames, (20, 30))

@@ -23,6 +23,8 @@ NEEDED, AGAINST = "#d55e00", "#0072b2"
 # width of a frame in an animation, in pixels, unless the file gets too large
 WIDTH = 288
 MAX_BYTES = 2_000_000
+# that a bar shows
+SMALLEST_DROP = 0.002
 # for which the last frame is shown before the animation begins again, in milliseconds
 PAUSE = 800
 
@@ -47,7 +49,8 @@ def draw_explanation(
         seconds: when each frame is shown and the last one ends, `(num_frames + 1,)`.
         shares: of what counts, in each frame, `(num_frames,)`.
         windows: start and end of each stretch of time that was taken out, `(windows, 2)`, in seconds.
-        drops: how far the score drops without it, `(windows,)`; if there are none, that panel is left out.
+        drops: how far the score drops without it, `(windows,)`; if there are none, or none that would be seen, that
+            panel is left out.
         title: above.
         notes: lines below.
         num_columns: frames to show, evenly spaced.
@@ -55,7 +58,8 @@ def draw_explanation(
     num_frames = len(frames)
     num_columns = min(num_columns, num_frames)
     chosen = [column * num_frames // num_columns for column in range(num_columns)]
-    panels = 2 if len(drops) else 1
+    has_drops = len(drops) > 0 and np.abs(drops).max() >= SMALLEST_DROP
+    panels = 2 if has_drops else 1
     height = 1.5 * frames.shape[2] / frames.shape[3]
     heights = [height, height, *[1.2] * panels, 0.2 + 0.17 * len(notes)]
     figure = Figure(figsize=(max(6.5, 1.5 * num_columns), sum(heights) + 1.4), layout="constrained")
@@ -83,7 +87,7 @@ def draw_explanation(
     )
     when.set_title("When it counted: share of each frame", loc="left", fontsize=9)
     when.set_ylabel("%", fontsize=8)
-    if len(drops):
+    if has_drops:
         without = figure.add_subplot(grid[3, :], sharex=when)
         colours = [NEEDED if drop > 0 else AGAINST for drop in drops]
         starts, ends = windows.T
