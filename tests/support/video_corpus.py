@@ -101,7 +101,8 @@ def write_frames(path: Path, frames: list[np.ndarray], case: Case) -> None:
 
 
 def add_stream(container: av.container.OutputContainer, case: Case) -> av.VideoStream:
-    stream = container.add_stream(case.codec, rate=RATE, options=case.options)
+    # several threads would write other bytes each time
+    stream = container.add_stream(case.codec, rate=RATE, options={"threads": "1", **case.options})
     stream.height, stream.width, stream.pix_fmt = case.height, case.width, case.pixel_format
     # or PyAV cuts every frame into slices, as files of other programs do not
     stream.codec_context.thread_type = "FRAME"
