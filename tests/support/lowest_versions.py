@@ -2,6 +2,7 @@
 """Runs the tests with the lowest versions that pyproject.toml allows, and records them.
 
     python tests/support/lowest_versions.py
+    python tests/support/lowest_versions.py --again    # only the tests that failed, after they were mended
 
 uv resolves each direct requirement to its lower bound, for the oldest Python at hand that the package allows.
 `tests/lowest_versions.txt` gets what was installed and how the tests ended; `tests/test_lowest_versions.py` holds it
@@ -50,12 +51,15 @@ def main() -> None:
     def run(*command: object, **kwargs) -> subprocess.CompletedProcess:
         return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, text=True, **kwargs)
 
+    again = "--again" in sys.argv[1:]
     uv = (sys.executable, "-m", "uv")
-    run(*uv, "venv", "--clear", "--python", python, ENVIRONMENT, check=True)
+    if not again:
+        run(*uv, "venv", "--clear", "--python", python, ENVIRONMENT, check=True)
     its_python = ENVIRONMENT / "bin" / "python"
-    install = (*uv, "pip", "install", "--python", its_python, "--resolution", "lowest-direct")
-    run(*install, "--editable", ".[test]", "pip>=25", check=True)
-    run(its_python, "tests/support/fetch_transformers_tests.py", check=True)
+    if not again:
+        install = (*uv, "pip", "install", "--python", its_python, "--resolution", "lowest-direct")
+        run(*install, "--editable", ".[test]", "pip>=25", check=True)
+        run(its_python, "tests/support/fetch_transformers_tests.py", check=True)
     # types are checked with today's libraries, and the record is what this run makes
     left_out = ("--ignore", "tests/test_typing.py", "--ignore", "tests/test_lowest_versions.py")
     # graphs need newer versions, which their extras ask for, and so do their names
@@ -64,6 +68,8 @@ def main() -> None:
     left_out += ("--ignore", "tests/docs/test_site.py")
     log = ENVIRONMENT / "tests.log"
     command = (its_python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q", *left_out)
+    if again:
+        command += ("--last-failed", "--last-failed-no-failures", "none")
     tests = run("bash", "-o", "pipefail", "-c", f'{shlex.join(map(str, command))} | tee "{log}"')
     versions = run(*uv, "pip", "freeze", "--python", its_python, stdout=subprocess.PIPE, check=True).stdout
     installed = {
@@ -72,6 +78,9 @@ def main() -> None:
     lines = [f"{name}=={installed[name]}" for name in sorted(bounds())]
     its_version = run(its_python, "--version", stdout=subprocess.PIPE, check=True).stdout.strip()
     ending = log.read_text(encoding="utf-8").strip().splitlines()[-1].strip("= ")
+    if again:
+        before = RECORD.read_text(encoding="utf-8").splitlines()[0].split(": ", 1)[1]
+        ending = f"{before}; again, what had failed: {ending}"
     RECORD.write_text("\n".join([f"# {date.today()}, {its_version}: {ending}", *lines]) + "\n", encoding="utf-8")
     print(f"written to {RECORD}")
     sys.exit(tests.returncode)
