@@ -26,9 +26,10 @@ def test_parts_sum_to_what_the_clip_adds(settings):
     clips, labels = torch.randn(2, 7, 3, 40, 56, dtype=torch.float64), torch.tensor([3, 0])
     with torch.no_grad():
         added = odds_of(model, clips, labels) - odds_of(model, mean_colour(clips), labels)
-    # steps have ends at kinks of a maximum, which miss by as much as a step is long
-    parts = integrated_gradients(model, clips, labels, num_steps=400)
-    torch.testing.assert_close(parts.sum(dim=(1, 2, 3)).double(), added, rtol=0.02, atol=0.02)
+    parts = integrated_gradients(model, clips, labels, num_steps=200)
+    # the grid pooling has a maximum, at whose kinks steps of any length miss by some 0.03; others miss by less than 1e-4
+    atol = 0.05 if model.config.pooling_type == "grid" else 1e-4
+    torch.testing.assert_close(parts.sum(dim=(1, 2, 3)).double(), added, rtol=0.02, atol=atol)
 
 
 def test_a_pixel_has_its_slope():
