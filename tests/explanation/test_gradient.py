@@ -27,7 +27,7 @@ def test_parts_sum_to_what_the_clip_adds(settings):
     with torch.no_grad():
         added = odds_of(model, clips, labels) - odds_of(model, mean_colour(clips), labels)
     parts = integrated_gradients(model, clips, labels, num_steps=200)
-    # the grid pooling has a maximum, at whose kinks steps of any length miss by some 0.03; others miss by less than 1e-4
+    # grid pooling has a maximum, at whose kinks steps of any length miss by some 0.03; others do by less than 1e-4
     atol = 0.05 if model.config.pooling_type == "grid" else 1e-4
     torch.testing.assert_close(parts.sum(dim=(1, 2, 3)).double(), added, rtol=0.02, atol=atol)
 
