@@ -141,12 +141,15 @@ def small_objective(videos: TrainingVideos, num_workers: int = 0) -> Objective:
     plain_clip = TrainingClip(processor, recipe.num_frames)
     shared = {"num_workers": num_workers, "bf16": args.bf16, "overwrite": True}
     labels, counts = torch.tensor(rows["label"]), count_videos(rows, clips)
+    # no setting changes them: the first trial makes them for all
+    plain: FrozenClips | None = None
 
     def try_out(settings: Settings, attempt: Attempt) -> HeldOut:
+        nonlocal plain
         recipe = small_recipe(videos.parse(settings)[0])
-        plain = cache_frozen(
-            model, ClipDataset(rows, plain_clip, copies=1), videos.folder / "views", watch=attempt.tick, **shared
-        )
+        if plain is None:
+            views = ClipDataset(rows, plain_clip, copies=1)
+            plain = cache_frozen(model, views, videos.folder / "views", watch=attempt.tick, **shared)
         dataset = ClipDataset(rows, recipe.training_clip(processor), seed=args.seed, copies=copies)
         frozen = cache_frozen(model, dataset, videos.folder / "frozen", watch=attempt.tick, **shared)
         scores = torch.zeros(len(rows), len(get_names(rows)))
@@ -181,8 +184,11 @@ def gradient_objective(videos: TrainingVideos) -> Objective:
     held_out = hold_out_once(rows, groups, args.seed)
     inner = others(len(rows), held_out)
     counts = count_videos(rows, clips)[held_out]
+    # as in closed form
+    seen: FrozenClips | None = None
 
     def try_out(settings: Settings, attempt: Attempt) -> HeldOut:
+        nonlocal seen
         clips, changes, args = videos.parse({**settings, **trial_arguments(videos.folder)})
         set_all_seeds(args.seed)
         config = load_config(videos.source, clips, changes)
@@ -193,10 +199,10 @@ def gradient_objective(videos: TrainingVideos) -> Objective:
         assert clips.num_frames is not None  # `load_config` sets it
         if isinstance(dataset, FrozenClips):
             assert isinstance(model, TubeViTPreTrainedModel)  # others have no frozen layers to keep
-            plain_clip = TrainingClip(processor, clips.num_frames, clips.fps)
-            folder = videos.folder / "views"
-            plain = ClipDataset(rows, plain_clip, copies=1)
-            seen = cache_frozen(model, plain, folder, bf16=args.bf16, overwrite=True, watch=attempt.tick)
+            if seen is None:
+                plain = ClipDataset(rows, TrainingClip(processor, clips.num_frames, clips.fps), copies=1)
+                folder = videos.folder / "views"
+                seen = cache_frozen(model, plain, folder, bf16=args.bf16, overwrite=True, watch=attempt.tick)
             datasets = dataset.select(inner), seen.select(held_out)
         else:
             views = make_views(processor, replace(clips, eval_clips=1, eval_crops=1, eval_mirror=False))
