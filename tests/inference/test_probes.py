@@ -160,9 +160,9 @@ def test_attentive_finds_what_the_mean_hides(tmp_path):
 def test_clips_of_a_group_are_never_on_both_sides(tmp_path):
     """What tells the person tells the class of videos of the same person, and nothing of others."""
     generator = np.random.default_rng(1)
-    persons = np.arange(120) // 2 % 12
+    persons = np.arange(360) // 2 % 36
     labels = persons % 3
-    features = np.eye(12)[persons] + 0.01 * generator.normal(size=(120, 12))
+    features = np.eye(36)[persons] + 0.01 * generator.normal(size=(360, 36))
     files = [f"person{person:02d}/{clip // 2}.mp4" for clip, person in enumerate(persons)]
     rows = open_features(
         write_features(tmp_path / "features", files, labels.tolist(), features=features.astype(np.float32))
@@ -170,8 +170,7 @@ def test_clips_of_a_group_are_never_on_both_sides(tmp_path):
     for method in ("linear", "knn"):
         by_video, by_person = (probe_features(rows, [method], 3, groups)[0] for groups in (None, r"person(\d+)"))
         assert by_video.mean == 1
-        # by chance a third, of twelve persons
-        assert by_person.mean < 0.7
+        assert by_person.mean < 0.5
         for report, numbers in ((by_video, read_groups(rows)), (by_person, persons)):
             assert all(len(set(report.folds[numbers == number])) == 1 for number in set(numbers))
 
