@@ -330,9 +330,13 @@ class HeaderIndex:
         Raises:
             UnreliableTimestampsError: the file holds other frames than its header lists.
         """
-        seconds = self.listed_seconds()
-        if seconds is not None:
-            return seconds
+        if not self.is_reordered and self.num_frames == self.num_packets:
+            return to_seconds(self.timestamps - self.timestamps[0], self.time_base)
+        # stored at the same steps, they are shown at the same steps, in another order; the last ones need not be
+        last_pts = int(self.timestamps[self.num_frames - 1] - self.timestamps[0]) + self.first_pts
+        is_whole = self.num_frames == self.num_packets and self.is_regular
+        if is_whole and self.group(len(self.starts) - 1).pts[-1:].tolist() == [last_pts]:
+            return to_seconds(self.timestamps - self.timestamps[0], self.time_base)
         self.container.seek(0, stream=self.stream)
         shown: list[int] = []
         for packet in read_packets(self.container, self.stream):
@@ -345,11 +349,8 @@ class HeaderIndex:
         return to_seconds(pts - self.first_pts, self.time_base)
 
     def listed_seconds(self) -> np.ndarray | None:
-        """The same, if the header tells."""
-        # at a constant rate, frames are shown at the same steps as they are stored, if in another order
-        if self.num_frames == self.num_packets and (self.is_regular or not self.is_reordered):
-            return to_seconds(self.timestamps - self.timestamps[0], self.time_base)
-        return None
+        """The same, if the header alone tells."""
+        return None if self.is_reordered or self.num_frames < self.num_packets else self.seconds()
 
 
 class FrameClock:
@@ -427,6 +428,8 @@ def read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator["av.Packet[av.VideoStream]"]:
     """Packets of a stream from where the container stands. Where reading fails, the file ends."""
+    # FFmpeg's guesses of when a frame is shown go wrong where frames repeat; without frames out of order, both are one
+    is_without_pts = container.format.name == "avi"
     try:
         # PyAV's iterator leaks when it is dropped before its end; it is a generator, though PyAV's types do not say so
         # pyrefly: ignore[bad-specialization]
@@ -434,6 +437,8 @@ def read_packets(
             for packet in packets:
                 # PyAV adds an empty one at the end; empty ones within an AVI file repeat the frame before
                 if packet.size:
+                    if is_without_pts:
+                        packet.pts = packet.dts
                     yield packet
     except (av.error.FFmpegError, IndexError):
         # PyAV raises IndexError at the end of a file in which a stream appeared while it was read
