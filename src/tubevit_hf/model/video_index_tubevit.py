@@ -18,6 +18,7 @@ next of several joined clips. [`Changes`] keeps it for those who read packets an
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple, overload
 
@@ -217,7 +218,7 @@ class HeaderIndex:
         self.shown_before = np.concatenate(([0], np.cumsum(flags & HIDDEN == 0)))
         if len(self.starts) == 0 or self.starts[0] != 0:
             raise UnreliableTimestampsError("the file does not begin with a keyframe")
-        self.timestamps = np.fromiter((entry.timestamp for entry in entries), dtype=np.int64, count=len(entries))
+        self.stream = stream
         if pairs is not None and not self.is_regular:
             raise UnreliableTimestampsError("some packets may be fields, others frames")
         # whether frames are stored in another order than they are shown, as far as is known
@@ -241,6 +242,12 @@ class HeaderIndex:
         self.delay = first.pts - first.dts
         # FFmpeg may have read ahead, past a change, which it tells again once it is back
         return self.read_group(0)
+
+    @cached_property
+    def timestamps(self) -> np.ndarray:
+        """Of all packets, as the header lists them: when they are decoded."""
+        entries = self.stream.index_entries
+        return np.fromiter((entry.timestamp for entry in entries), dtype=np.int64, count=len(entries))
 
     @property
     def is_regular(self) -> bool:
@@ -385,14 +392,17 @@ class FrameClock:
     def seconds(self) -> np.ndarray | None:
         """When each frame is shown, on the clock of the file, ascending; `None` where the file does not tell.
 
-        A frame without a time is put between its neighbours. Where the clock is put back, as in joined recordings,
-        time goes on by a frame.
+        A frame without a time, or with one that is out of line, is put between its neighbours. Where the clock is put
+        back, as in joined recordings, time goes on by a frame.
         """
         times = np.array([np.nan if time is None else to_seconds(time, self.time_base) for time in self.stamps])
         known = np.flatnonzero(~np.isnan(times))
         step = 1 / float(self.rate) if self.rate else None
         if len(known) == 0:
             return None if step is None else np.arange(len(times)) * step
+        before, here, after = times[known[:-2]], times[known[1:-1]], times[known[2:]]
+        is_out = (before <= after) & ((here > after + SLACK) | (here < before - SLACK))
+        known = np.delete(known, 1 + np.flatnonzero(is_out))
         first, last = int(known[0]), int(known[-1])
         if step is None:
             step = max(0.0, times[last] - times[first]) / max(1, last - first)
