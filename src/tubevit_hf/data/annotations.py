@@ -346,7 +346,7 @@ def read_list(source: str, train: bool) -> Annotations:
     if Path(source).suffix == ".csv":
         entries = ((place, {**row, "label": row["label"].strip()}) for place, row in read_csv(source, columns))
     elif Path(source).suffix == ".jsonl":
-        entries = check_entries(((place, parse_json(place, line)) for place, line in read_lines(source)), columns)
+        entries = read_json_lines(source, columns)
     else:
         entries = read_entries(source, columns)
     return Annotations(source, [(place, row["video"], row["label"]) for place, row in entries], by_path=True)
@@ -456,6 +456,11 @@ def read_entries(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dic
         raise AnnotationError(f"{source}: expected a list of objects with {', '.join(columns)}.")
     numbered = ((f"{source}, entry {number}", entry) for number, entry in enumerate(entries, start=1))
     return check_entries(numbered, columns)
+
+
+def read_json_lines(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and entry of each line, an object."""
+    return check_entries(((place, parse_json(place, line)) for place, line in read_lines(source)), columns)
 
 
 def check_entries(

@@ -48,9 +48,11 @@ SYSTEM_FOLDERS = {
     *("#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recycle", "__macosx", "lost+found"),
     "system volume information",
 }
-# how folders of splits are called, in lower case; only those of SPLITS are read
+# how folders of splits are called, in lower case, and the split that Datasets takes each for
 SPLIT_NAMES = {
-    *("dev", "eval", "evaluation", "test", "testing", "train", "training", "val", "valid", "validation"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("eval", "evaluation", "test", "testing"), "test"),
 }
 
 
