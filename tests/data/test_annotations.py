@@ -264,6 +264,9 @@ def test_a_file_by_two_names_has_one_label(tmp_path):
     write(tmp_path, {"list.csv": "video,label\nx.mp4,run\ny.mp4,walk\nX.mp4,walk\n"})
     with pytest.raises(AnnotationError, match=r"line 4: 'X.mp4' means .*x.mp4, and so does 'x.mp4' in .*line 2, with"):
         read_annotations("list", tmp_path / "list.csv", videos)
+    write(tmp_path, {"list.csv": "video,label\nx.mp4,run\ny.mp4,walk\nx.mp4,walk\n"})
+    with pytest.raises(AnnotationError, match=r"line 4: 'x.mp4' means .*'x.mp4' in .*line 2, with other labels: walk"):
+        read_annotations("list", tmp_path / "list.csv", videos)
     write(tmp_path, {"list.csv": "video,label\nx.mp4,run\ny.mp4,walk\nX.mp4,run\n"})
     assert len(read_annotations("list", tmp_path / "list.csv", videos)[0]) == 3
 

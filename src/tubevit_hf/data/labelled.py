@@ -143,7 +143,8 @@ def read_labels(file: str | Path, folder: str | Path) -> Dataset:
         if path is None:
             missing.append(name)
             continue
-        files.claim(path, place, name, labels)
+        # several rows of the same name mean several labels
+        files.claim(path, place, name, labels, once=False)
         facts = {name: (row.get(name) or "").strip() for name in ("group", "split")}
         if facts["split"] not in ("", *SPLITS):
             raise AnnotationError(f"{place}: the split must be train or validation, got {facts['split']!r}.")

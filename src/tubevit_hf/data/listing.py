@@ -307,6 +307,9 @@ def holds_videos(folder: str, suffixes: Sequence[str]) -> bool:
 def has_no_picture(path: str) -> bool:
     """Whether a file can be opened and holds sound, but no video; a cover is none."""
     limits = VideoLimits.from_environment()
+    if limits.isolated:
+        # nothing is opened in this process; who reads it says so
+        return False
     try:
         with ExitStack() as resources:
             container = resources.enter_context(open_container(open_source(path, resources, limits), limits))
