@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
+import json
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from datasets import (
     ClassLabel,
@@ -25,56 +28,77 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
 
-from .annotations import AnnotationError, find_images, find_videos, is_image, read_annotations
+from .annotations import (
+    AnnotationError,
+    VideoFiles,
+    as_list,
+    names_of,
+    read_annotations,
+    read_csv,
+    read_json_lines,
+)
 from .facts import open_all, open_video, recall_opened
 from .groups import match_groups
+from .listing import SPLIT_NAMES, SPLITS, ClassFolder, FolderListing, is_image, list_folder
 
 
 logger = logging.get_logger(__name__)
-SPLITS = ("train", "validation")
 
 
 def load_folder(folder: str | Path) -> DatasetDict:
     """Videos or images in class folders: `FOLDER/train/LABEL/*.mp4` and `FOLDER/validation/LABEL/*.mp4`.
 
-    An image is a video of one frame, in the column `video` too. Files may lie deeper in a class folder.
+    An image is a video of one frame, in the column `video` too. Files may lie deeper in a class folder. A warning says
+    what is passed over.
 
     Raises:
         AnnotationError: a split or what should be in a class folder is missing.
     """
-    train = load_classes(Path(folder, SPLITS[0]))
-    find = find_images if holds_images(train) else find_videos
-    splits = DatasetDict(zip(SPLITS, (train, load_classes(Path(folder, SPLITS[1]), find))))
-    return check_splits(splits, str(folder))
+    return load_splits(list_folder(folder, SPLITS))
 
 
-def load_classes(folder: Path, find: Callable[[str | Path], list[Path]] | None = None) -> Dataset:
-    """Videos in class folders, `FOLDER/LABEL/*.mp4`, or images.
+def load_splits(listing: FolderListing) -> DatasetDict:
+    """The two splits of a folder that has them."""
+    tell_left_out(listing)
+    splits = DatasetDict()
+    for split in SPLITS:
+        splits[split] = load_classes([one for one in listing.classes if one.split == split], listing, split)
+    return check_splits(splits, str(listing.folder))
 
-    Args:
-        folder: of the class folders.
-        find: which of the two; by default as the first class folder has it.
+
+def load_classes(classes: Sequence[ClassFolder], listing: FolderListing, split: str = "") -> Dataset:
+    """The videos or images in folders of classes.
 
     Raises:
-        AnnotationError: there are fewer than two class folders, or one holds nothing.
+        AnnotationError: there are fewer than two classes, or one holds nothing.
     """
-    # no class begins with a dot
-    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     if len(classes) < 2:
-        raise AnnotationError(f"{folder}: it holds {len(classes)} folder(s) of classes; two are needed.")
-    find = find or (find_videos if find_videos(classes[0]) else find_images)
-    what = "images" if find is find_images else "videos"
-    videos: list[str] = []
-    labels: list[int] = []
-    for label, path in enumerate(classes):
-        files = find(path)
-        if not files:
-            raise AnnotationError(f"{path}: it holds no {what}. Remove the folder if there is no such class.")
-        videos += map(str, files)
-        labels += [label] * len(files)
-    names = ClassLabel(names=[path.name for path in classes])
+        where = listing.folder / split
+        raise AnnotationError(f"{where}: it holds {len(classes)} folder(s) of classes; two are needed.")
+    for one in classes:
+        if not one.files:
+            raise AnnotationError(
+                f"{one.path}: it holds no {listing.kind}. Remove the folder if there is no such class."
+            )
+    names = ClassLabel(names=[one.label for one in classes])
     features = Features({"video": Value("string"), "label": names})
-    return Dataset.from_dict({"video": videos, "label": labels}, features=features)
+    columns = {
+        "video": [str(path) for one in classes for path in one.files],
+        "label": [label for label, one in enumerate(classes) for _ in one.files],
+    }
+    return Dataset.from_dict(columns, features=features)
+
+
+def tell_left_out(listing: FolderListing) -> None:
+    """Warns of what is in no class, and of what was passed over."""
+    for name, files in listing.others.items():
+        logger.warning(f"{listing.folder}: {len(files)} {listing.kind} of {name}, which is no split, are left out.")
+    if listing.loose:
+        logger.warning(
+            f"{listing.folder}: {len(listing.loose)} {listing.kind} in no folder of a class, such as "
+            f"{listing.loose[0].name}, are left out."
+        )
+    listing.tell()
 
 
 def load_by_name(name: str) -> DatasetDict:
@@ -101,7 +125,8 @@ def open_dataset(name: str) -> Dataset | DatasetDict:
         if is_saved_dataset(name):
             return name_labels(load_from_disk(name))
         try:
-            return name_labels(load_dataset(name))
+            # videos in archives, which only Datasets opens, are not found
+            return name_labels(read_tables(Path(name)) or load_dataset(name))
         except (DatasetGenerationError, pa.ArrowInvalid) as error:
             raise AnnotationError(f"{name}: Datasets cannot load it ({error.__cause__ or error}).") from error
 
@@ -122,25 +147,103 @@ def bars_for_people() -> Generator[None, None, None]:
 def is_dataset(folder: str | Path) -> bool:
     """Whether a folder is one that Datasets opens, not one of class folders: saved to disk, in Parquet files, or
     videos with a table `metadata` of their names and labels, as they lie on the Hub."""
-    return (
-        is_saved_dataset(folder)
-        or any(Path(folder).rglob("*.parquet"))
-        or any(
-            b"file_name" in read_line(table)
-            for depth in ("", "*/")
-            for kind in ("csv", "jsonl")
-            for table in Path(folder).glob(f"{depth}metadata.{kind}")
-        )
-    )
+    if is_saved_dataset(folder) or find_tables(folder):
+        return True
+    # such as features that somebody keeps beside videos
+    tables = [path for path in Path(folder).rglob("*.parquet") if is_visible(path, folder)]
+    return any(map(holds_rows_of_videos, tables)) or (bool(tables) and not list_folder(folder).videos)
 
 
-def read_line(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.readline()
+def find_tables(folder: str | Path) -> dict[Path, str]:
+    """Tables `metadata` in a folder or one of its folders that name files and their labels, and the column of the
+    names; other tables may be notes about something else."""
+    found: dict[Path, str] = {}
+    for name in ("metadata.csv", "metadata.jsonl"):
+        for table in sorted(path for depth in ("", "*/") for path in Path(folder).glob(f"{depth}{name}")):
+            columns = read_columns(table)
+            file = next((column for column in ("file_name", "video_file_name") if column in columns), None)
+            if file is not None and "label" in columns and is_visible(table, folder):
+                found[table] = file
+    return found
+
+
+def is_visible(path: Path, folder: str | Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def read_columns(table: Path) -> list[str]:
+    with open(table, encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline()
+    if table.suffix == ".csv":
+        return names_of(line, ",")
+    with suppress(ValueError):
+        return list(json.loads(line))
+    return []
+
+
+def read_tables(folder: Path) -> DatasetDict | None:
+    """The videos that tables `metadata` name, in the splits that their folders are called like; `None` if there are no
+    tables, or none of the videos."""
+    columns: dict[str, dict[str, list[Any]]] = {}
+    num_found = 0
+    for table, name in find_tables(folder).items() if folder.is_dir() else ():
+        entries = list((read_csv if table.suffix == ".csv" else read_json_lines)(str(table), (name, "label")))
+        files = VideoFiles(table.parent, [str(row[name]) for _, row in entries])
+        rows = columns.setdefault(SPLIT_NAMES.get(table.parent.name.casefold(), "train"), defaultdict(list))
+        for place, row in entries:
+            video, label = str(row[name]), row["label"]
+            path = files.find(place, video)
+            if path is not None:
+                num_found += 1
+                files.claim(path, place, video, map(str, as_list(label)))
+            # one that is missing is passed over as those that cannot be opened
+            rows["video"].append(str(path or table.parent / video))
+            rows["label"].append(label.strip() or None if isinstance(label, str) else label)
+            rows["group"].append(str(row.get("group") or ""))
+    if not num_found:
+        return None
+    for rows in columns.values():
+        if not all(rows["group"]):
+            del rows["group"]
+    if is_numbered([label for rows in columns.values() for label in rows["label"]]):
+        for rows in columns.values():
+            rows["label"] = list(map(int, rows["label"]))
+    splits = DatasetDict()
+    for split, rows in columns.items():
+        splits[split] = Dataset.from_dict(rows)
+    return splits
+
+
+def is_numbered(labels: Sequence[Any]) -> bool:
+    """Whether texts are the numbers of classes, and not names such as `007`."""
+    return all(isinstance(label, str) and label.isdecimal() and str(int(label)) == label for label in labels)
+
+
+def holds_rows_of_videos(table: Path) -> bool:
+    try:
+        return "video" in pq.read_schema(table).names
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def is_saved_dataset(name: str | Path) -> bool:
-    return any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
+    """Whether `save_to_disk` wrote a folder; other programs write a `state.json` too."""
+    splits = read_object(Path(name, "dataset_dict.json")).get("splits")
+    folders = [Path(name, str(split)) for split in splits] if isinstance(splits, list) else [Path(name)]
+    return any(
+        isinstance(read_object(folder / "state.json").get("_data_files"), list)
+        and (folder / "dataset_info.json").exists()
+        for folder in folders
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one if there is no such file, or it holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def name_labels(found: Dataset | DatasetDict) -> Dataset | DatasetDict:

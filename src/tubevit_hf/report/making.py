@@ -154,7 +154,8 @@ def describe_training(measurement: Measurement) -> str:
         lines += ["", f"| class | {' | '.join(splits)} |", "|---" * (1 + len(splits)) + "|"]
         for name in measurement.labels:
             counts = (str(history.classes[split].get(name, 0)) for split in splits)
-            lines.append(f"| {name} | {' | '.join(counts)} |")
+            cell = name.replace("|", "\\|")
+            lines.append(f"| {cell} | {' | '.join(counts)} |")
     for note in history.notes:
         lines += ["", note]
     return "\n".join(lines)
