@@ -197,18 +197,21 @@ def test_best_of_several_video_streams(tmp_path):
     assert indices_in(frames) == list(range(10))
 
 
-def write_with_sound(path: Path, num_video_frames: int) -> Path:
+def write_with_sound(path: Path, num_video_frames: int, delay: float = 0) -> Path:
+    """A second of silence, and frames whose times are `delay` seconds later than without sound."""
     case = Case(path.name)
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=8000, layout="mono")
         video = add_stream(container, case) if num_video_frames else None
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), dtype=np.float32), format="fltp", layout="mono")
         silence.rate = 8000
-        packets = [*sound.encode(silence), *sound.encode()]
-        if video is not None:
-            packets += encode(video, [draw_frame(index) for index in range(num_video_frames)], case)
-        for packet in packets:
+        for packet in [*sound.encode(silence), *sound.encode()]:
             container.mux(packet)
+        if video is not None:
+            for packet in encode(video, [draw_frame(index) for index in range(num_video_frames)], case):
+                ticks = round(delay / packet.time_base)
+                packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+                container.mux(packet)
     return path
 
 
@@ -216,6 +219,17 @@ def write_with_sound(path: Path, num_video_frames: int) -> Path:
 def test_sound_is_passed_over(tmp_path, ending):
     frames, _ = read_video(write_with_sound(tmp_path / f"sound.{ending}", 20), [19, 4])
     assert indices_in(frames) == [19, 4]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_picture_that_begins_later_than_the_sound(ending, isolated, tmp_path):
+    path = write_with_sound(tmp_path / f"late.{ending}", 20, delay=5)
+    _, metadata = read_video(path, [0, 19], limits=VideoLimits(isolated=isolated))
+    # AAC begins with 1024 samples before the sound
+    assert metadata.start_seconds == pytest.approx(5, abs=0.13)
+    assert metadata.timestamps == pytest.approx([0, 19 / 25])
+    assert read_video(write_with_sound(tmp_path / f"plain.{ending}", 5), [0])[1].start_seconds < 0.21
 
 
 def test_cover_is_no_video(tmp_path):

@@ -25,6 +25,7 @@ from .video_index_tubevit import (
     index_frames,
     read_from_keyframe,
     read_packets,
+    to_seconds,
 )
 from .video_sources_tubevit import (
     VideoDecodingError,
@@ -88,11 +89,14 @@ class VideoFileMetadata(VideoMetadata):
         frame_seconds: when each sampled frame is shown, in seconds after the first frame of the file.
         all_frame_seconds: gives the same for all frames, `(total_num_frames,)`; only while the file is open.
         stand_ins: sampled frames that could not be decoded, and what is there instead.
+        start_seconds: when the first frame is shown, in seconds after the file's beginning as players count it: above
+            0 where the sound begins before the picture.
     """
 
     frame_seconds: list[float] | None = field(default=None, repr=False)
     all_frame_seconds: Callable[[], np.ndarray] | None = field(default=None, repr=False)
     stand_ins: list[StandIn] = field(default_factory=list)
+    start_seconds: float = 0.0
 
     @property
     def timestamps(self) -> list[float]:
@@ -284,7 +288,16 @@ class VideoReader:
             duration=num_frames / fps if fps else None,
             video_backend="pyav",
             all_frame_seconds=self.seconds,
+            start_seconds=self.find_start(),
         )
+
+    def find_start(self) -> float:
+        """When the first frame is shown, in seconds after the earliest start of the file's streams."""
+        assert self.container is not None
+        if self.index is None:
+            return 0.0
+        start = to_seconds(int(self.index.first_pts), self.index.time_base)
+        return max(0.0, start - (self.container.start_time or 0) / av.time_base)
 
     def seconds(self) -> np.ndarray:
         """When each frame is shown, `(total_num_frames,)`, in seconds after the first.

@@ -107,6 +107,7 @@ class ScannedIndex:
         # what comes before the first keyframe lacks its references: no decoder gives these frames
         self.pts = shown[np.searchsorted(shown, self.keyframe_pts[0]) :]
         self.num_frames = len(self.pts)
+        self.first_pts = int(self.pts[0]) if self.num_frames else 0
         self.firsts = np.searchsorted(self.pts, self.keyframe_pts)
         self.time_base = read_time_base(stream)
 
@@ -122,11 +123,11 @@ class ScannedIndex:
 
     def to_seconds(self, pts: int) -> float:
         """Seconds after the first frame."""
-        return to_seconds(pts - self.pts[0], self.time_base)
+        return to_seconds(pts - self.first_pts, self.time_base)
 
     def seconds(self) -> np.ndarray:
         """When each frame is shown, `(num_frames,)`, in seconds after the first."""
-        return to_seconds(self.pts - self.pts[0], self.time_base)
+        return to_seconds(self.pts - self.first_pts, self.time_base)
 
 
 class HeaderIndex:
@@ -302,4 +303,4 @@ def read_from_keyframe(
     raise UnreliableTimestampsError(f"no keyframe at {clock} {time}")
 
 
-__all__ = ["FrameGroup", "HeaderIndex", "ScannedIndex", "UnreliableTimestampsError", "index_frames"]
+__all__ = ["FrameGroup", "HeaderIndex", "ScannedIndex", "UnreliableTimestampsError", "index_frames", "to_seconds"]

@@ -401,7 +401,7 @@ def decode(reader: VideoReader, wanted: np.ndarray, line: socket.socket) -> dict
 
 
 def describe(metadata: VideoFileMetadata) -> dict[str, Any]:
-    names = ("total_num_frames", "fps", "width", "height", "duration", "video_backend")
+    names = ("total_num_frames", "fps", "width", "height", "duration", "video_backend", "start_seconds")
     return {name: getattr(metadata, name) for name in names}
 
 
