@@ -219,7 +219,7 @@ def hide_secrets(name: str) -> str:
 
 # scheme; user, host and port; path; query
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL)
-HOST = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
+HOST = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 
 
 def is_address(path: str) -> bool:
@@ -248,6 +248,9 @@ def open_source(source: VideoSource, resources: contextlib.ExitStack, limits: Vi
     path = os.fspath(source)
     if is_address(path):
         return open_url(path, resources, limits)
+    if ADDRESS.fullmatch(path) and not os.path.exists(path):
+        # the system's error would tell all of it
+        raise VideoDecodingError("it is no file, and of addresses only http(s) ones are read.")
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise VideoDecodingError(f"it is {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}.")
@@ -285,8 +288,8 @@ def split_address(address: str) -> tuple[str, str | None]:
         )
     if not parts.username and not parts.password:
         return url, None
-    user, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
-    return url, "Basic " + base64.b64encode(f"{user}:{password}".encode(errors="surrogateescape")).decode()
+    login = f"{parts.username or ''}:{parts.password or ''}".encode(errors="surrogateescape")
+    return url, "Basic " + base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
 
 
 # or an address of version 6, with its zone
