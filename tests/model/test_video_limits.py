@@ -555,12 +555,12 @@ def test_a_password_goes_to_its_server_only(password, has_ranges, isolated, serv
             handler.end_headers()
             handler.wfile.write(video.read_bytes())
 
-    def move_to(url: str):
+    def move_to(url: str) -> Callable[[BaseHTTPRequestHandler], None]:
+        move = redirect(url)
+
         def answer(handler: BaseHTTPRequestHandler) -> None:
             asked.append(handler.headers.get("Authorization"))
-            handler.send_response(302)
-            handler.send_header("Location", url)
-            handler.end_headers()
+            move(handler)
 
         return answer
 
@@ -591,15 +591,6 @@ def everything_said(error: BaseException | None) -> str:
         said += f"{error} {error!r} {error.args}\n"
         error = error.__cause__ or error.__context__
     return said
-
-
-def redirect(target: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", target)
-        handler.end_headers()
-
-    return answer
 
 
 def repeat(handler: BaseHTTPRequestHandler) -> None:

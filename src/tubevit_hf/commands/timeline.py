@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..tables import PlainConsole, PlainTable, say
 from .common import DeviceOption, TrustOption, VideoModelOption, one_line_errors
 
 
@@ -82,15 +81,15 @@ def timeline(
     if as_json:
         print(json.dumps(describe(video, found, segments, top_k), indent=2))
     else:
-        Console().print(segment_table(segments))
+        PlainConsole().print(segment_table(segments))
     if found.stand_ins:
-        print(
+        say(
             f"{len(found.stand_ins)} frames cannot be decoded; the nearest stand in for them, from frame "
             f"{found.stand_ins[0].index} on.",
             file=sys.stderr,
         )
     if len(found.lost):
-        print(
+        say(
             f"failed: {len(found.lost)} of {len(found.times)} windows cannot be decoded, from second "
             f"{found.lost[0, 0]:g} to {found.lost[-1, 1]:g}.",
             file=sys.stderr,
@@ -116,8 +115,8 @@ def describe(video: str, found: Timeline, segments: list[Segment], top_k: int) -
     }
 
 
-def segment_table(segments: list[Segment]) -> Table:
-    table = Table("start", "end", "label", "score")
+def segment_table(segments: list[Segment]) -> PlainTable:
+    table = PlainTable("start", "end", "label", "score")
     for segment in segments:
         table.add_row(f"{segment.start:.2f}", f"{segment.end:.2f}", segment.label, f"{segment.score:.3f}")
     return table
