@@ -3,11 +3,13 @@
 
 import contextlib
 import http.client
+import math
 import os
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, SupportsIndex
 
 import av
@@ -18,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 from transformers.video_utils import VideoMetadata
 
 from .video_index_tubevit import (
+    FrameClock,
     FrameGroup,
     HeaderIndex,
     ScannedIndex,
@@ -73,12 +76,14 @@ class FrameIndex(NamedTuple):
         num_frames: of the file.
         groups: that were found by reading the file through, if it had to be.
         is_ordered: whether timestamps tell the frames apart.
+        times: when each frame is shown, on the file's clock in seconds, where they do not.
     """
 
     file_size: int
     num_frames: int
     groups: ScannedIndex | None
     is_ordered: bool
+    times: np.ndarray | None = None
 
 
 @dataclass
@@ -170,6 +175,10 @@ class VideoReader:
     container: av.container.InputContainer | None = None
     stream: av.VideoStream | None = None
     index: HeaderIndex | ScannedIndex | None = None
+    # when each frame is shown, on the file's clock in seconds, as far as only decoding told
+    times: np.ndarray | None = None
+    # of the decoder; `None` for as many as suit the file
+    num_threads: int | None = None
 
     def __new__(
         cls, source: VideoSource, limits: VideoLimits | None = None, index: FrameIndex | None = None
@@ -205,22 +214,46 @@ class VideoReader:
                 f"{self.file_size}."
             )
         if known is not None and (known.groups is not None or not known.is_ordered):
-            self.index = known.groups
+            self.index, self.times = known.groups, known.times
             return known.num_frames
         try:
             path = self.file.removeprefix("file:") if isinstance(self.file, str) else None
             self.index = index_frames(self.container, self.stream, path)
+            if len(self.index.leading):
+                self.index.show_leading(self.find_leading())
             return self.index.num_frames
         except UnreliableTimestampsError:
-            self.index = None
-            self.open_container()
-            return sum(1 for _ in self.decode_all())
+            return self.find_times()
+
+    def find_leading(self) -> set[int]:
+        """Times of the frames shown before the first keyframe that can be decoded all the same: they refer to none, or
+        to that one only."""
+        assert self.index is not None
+        group = self.index.group(0)
+        given: set[int] = set()
+        for packet in self.read_group(group):
+            frames = self.decode_packet(packet)
+            given |= {frame.pts for frame in frames if frame.pts is not None}
+            if given and max(given) >= group.keyframe_pts:
+                break
+        return given
+
+    def find_times(self) -> int:
+        """Decodes all frames to find when each is shown; gives their number. There is no index then."""
+        self.open_container()
+        assert self.container is not None and self.stream is not None
+        clock = FrameClock(self.container, self.stream)
+        for frame in self.decode_all():
+            clock.read(frame)
+        self.times = clock.seconds()
+        return len(clock.stamps)
 
     @property
     def frame_index(self) -> FrameIndex:
         """Where the frames are, for another reader of the same file."""
-        groups = self.index if isinstance(self.index, ScannedIndex) else None
-        return FrameIndex(self.file_size, self.metadata.total_num_frames, groups, self.index is not None)
+        # what FFmpeg brought along with packets cannot be kept, only read again
+        groups = self.index if isinstance(self.index, ScannedIndex) and not self.index.changes else None
+        return FrameIndex(self.file_size, self.metadata.total_num_frames, groups, self.index is not None, self.times)
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -264,7 +297,8 @@ class VideoReader:
         is_worker = torch.utils.data.get_worker_info() is not None
         # each thread holds a frame
         is_large = self.stream.width * self.stream.height > LARGE_FRAME
-        context.thread_count = 1 if is_worker else min(2, os.cpu_count() or 1) if is_large else 0
+        num_threads = 1 if is_worker else min(2, os.cpu_count() or 1) if is_large else 0
+        context.thread_count = num_threads if self.num_threads is None else self.num_threads
 
     def close_container(self) -> None:
         if self.container is not None:
@@ -277,9 +311,11 @@ class VideoReader:
         assert self.stream is not None
         rate = self.stream.average_rate or self.stream.guessed_rate
         fps = float(rate) if rate else None
-        if not self.stream.frames and self.index is not None and num_frames > 1:
-            # headers without a number of frames often have a wrong rate as well
-            fps = (num_frames - 1) / float(self.index.seconds()[-1])
+        seconds = self.known_seconds()
+        if seconds is not None and num_frames > 1 and seconds[-1] > 0:
+            measured = (num_frames - 1) / float(seconds[-1])
+            # headers often have a wrong rate, or count how long the last frame stays
+            fps = fps if fps and math.isclose(fps, measured, rel_tol=1e-6) else measured
         return VideoFileMetadata(
             total_num_frames=num_frames,
             fps=fps,
@@ -291,12 +327,21 @@ class VideoReader:
             start_seconds=self.find_start(),
         )
 
+    def known_seconds(self) -> np.ndarray | None:
+        """When each frame is shown, in seconds after the first, where no more has to be read to tell."""
+        if self.index is None:
+            return None if self.times is None else self.times - self.times[0]
+        return self.index.listed_seconds()
+
     def find_start(self) -> float:
         """When the first frame is shown, in seconds after the earliest start of the file's streams."""
         assert self.container is not None
-        if self.index is None:
+        if self.index is not None:
+            start = to_seconds(self.index.first_pts, self.index.time_base)
+        elif self.times is not None:
+            start = float(self.times[0])
+        else:
             return 0.0
-        start = to_seconds(int(self.index.first_pts), self.index.time_base)
         return max(0.0, start - (self.container.start_time or 0) / av.time_base)
 
     def seconds(self) -> np.ndarray:
@@ -305,15 +350,22 @@ class VideoReader:
         Raises:
             VideoDecodingError: the file tells neither times nor a frame rate.
         """
+        total = self.metadata.total_num_frames
         if self.index is not None:
             try:
                 with self.naming_errors():
                     return self.index.seconds()
             except UnreliableTimestampsError:
                 self.index = None
-        if not self.metadata.fps:
+        if self.times is None:
+            with self.naming_errors():
+                self.find_times()
+        if self.times is None:
             raise VideoDecodingError(f"{self.name}: the file does not tell when its frames are shown.")
-        return np.arange(self.metadata.total_num_frames) / self.metadata.fps
+        # of a damaged file, the decoder gives other frames than were counted
+        seconds = self.times[:total] - self.times[0]
+        num_lost = total - len(seconds)
+        return np.concatenate((seconds, seconds[-1] + np.arange(1, num_lost + 1) / (self.metadata.fps or np.inf)))
 
     def get_frames(
         self, indices: Sequence[int] | np.ndarray, transform: FrameTransform | None = None
@@ -383,13 +435,19 @@ class VideoReader:
                 self.distrust_index()
         frames.clear()
         self.open_container()
+        assert self.container is not None and self.stream is not None
+        clock = FrameClock(self.container, self.stream)
         for index, frame in enumerate(self.decode_all()):
+            clock.read(frame)
             position = np.searchsorted(wanted, index)
             if wanted[position] == index:
                 frames.add(position, frame)
             if index == wanted[-1]:
                 break
-        return wanted / self.metadata.fps if self.metadata.fps else None
+        times = clock.seconds() if self.times is None else self.times
+        if times is None or len(times) == 0:
+            return None
+        return times[wanted.clip(max=len(times) - 1)] - times[0]
 
     def distrust_index(self) -> None:
         """Puts another index in the place of one that turned out wrong, or none."""
@@ -403,11 +461,40 @@ class VideoReader:
                 self.index = ScannedIndex(self.container, self.stream)
 
     def decode_all(self) -> Iterator[av.VideoFrame]:
-        """All frames from where the container stands."""
+        """All frames from the beginning of the file, which has just been opened."""
         assert self.container is not None and self.stream is not None
+        num_packets = num_frames = 0
         for packet in read_packets(self.container, self.stream):
-            yield from self.decode_packet(packet)
-        yield from self.decode_packet(None)
+            num_packets += 1
+            for frame in self.decode_packet(packet):
+                num_frames += 1
+                yield frame
+        for frame in self.decode_packet(None):
+            num_frames += 1
+            yield frame
+        if num_frames < num_packets and self.stream.codec_context.thread_count != 1:
+            # an error ends the last output of several threads, which can hold sound frames
+            self.num_threads = 1
+            self.open_container()
+            yield from islice(self.decode_all(), num_frames, None)
+
+    def read_group(self, group: FrameGroup) -> Iterator["av.Packet[av.VideoStream]"]:
+        """Packets from the keyframe of a group on."""
+        assert self.container is not None and self.stream is not None and self.index is not None
+        return read_from_keyframe(
+            self.container, self.stream, self.index.changes, "pts", group.keyframe_pts, seek_time=group.keyframe_pts
+        )
+
+    def use_one_thread(self) -> None:
+        """An error ends the last output of several threads, which can hold sound frames; of one thread, it costs a
+        single frame."""
+        assert self.index is not None
+        index, self.num_threads = self.index, 1
+        self.open_container()
+        assert self.container is not None and self.stream is not None
+        if isinstance(index, HeaderIndex):
+            index.bind(self.container, self.stream)
+        self.index = index
 
     def decode_packet(self, packet: "av.Packet[av.VideoStream] | None") -> list[av.VideoFrame]:
         """The frames that the decoder gives for a packet; `None` makes it give all that it still holds."""
@@ -437,9 +524,9 @@ class VideoReader:
             runs[-1].append(target)
         for run in runs:
             self.decode_run(run, run[0].group, frames)
-            # What is missing now may come in a second try: an error ends the decoder's last output, which can hold
-            # frames that follow. And where pictures are refreshed bit by bit, only later ones can be decoded from what
-            # is called a keyframe.
+            if not all(frames.is_filled[target.position] for target in run):
+                self.use_one_thread()
+            # where pictures are refreshed bit by bit, only later ones can be decoded from what is called a keyframe
             for groups_before in (0, 1, 2, 4):
                 run = [target for target in run if not frames.is_filled[target.position]]
                 if run and run[0].group.number >= groups_before:
@@ -473,7 +560,9 @@ class VideoReader:
         """Decodes from the keyframe of a group up to the last target, and up to `patience` packets more to get it."""
         assert self.container is not None and self.stream is not None and self.index is not None
         context = self.stream.codec_context
-        can_skip = context.name in CODECS_THAT_SKIP
+        # the second field of a frame is a packet more, which nothing may refer to
+        can_skip = context.name in CODECS_THAT_SKIP and not self.index.has_pairs
+        patience += self.index.has_pairs
         positions = {target.pts: target.position for target in run}
         unread = set(positions)
         is_checked, last_pts = self.index.is_checked, None
@@ -487,9 +576,7 @@ class VideoReader:
                 if frame.pts in positions:
                     frames.add(positions[frame.pts], frame)
 
-        for packet in read_from_keyframe(
-            self.container, self.stream, "pts", group.keyframe_pts, seek_time=group.keyframe_pts
-        ):
+        for packet in self.read_group(group):
             # the first one, which the file calls a keyframe
             if not (is_checked or packet.is_keyframe):
                 raise UnreliableTimestampsError("a keyframe that is none")
