@@ -39,7 +39,7 @@ from tubevit_hf import (
     read_video,
 )
 from tubevit_hf.data import ClipDataset, EvaluationViews, read_groups
-from tubevit_hf.data.annotations import find_videos
+from tubevit_hf.data.listing import find_videos
 from tubevit_hf.data.splits import path_of
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.model.video_decoding_tubevit import VideoSource

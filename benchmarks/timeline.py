@@ -29,7 +29,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from tubevit_hf import TubeViTForVideoClassification, TubeViTVideoProcessor, read_video
-from tubevit_hf.data.annotations import find_videos
+from tubevit_hf.data.listing import find_videos
 from tubevit_hf.data.moving_digits import write_video
 from tubevit_hf.evaluation import segment_mean_average_precision
 from tubevit_hf.inference.segments import find_segments

@@ -19,7 +19,7 @@ import numpy as np
 import ray
 from transformers import AutoModel
 
-from tubevit_hf.data.annotations import find_videos
+from tubevit_hf.data.listing import find_videos
 from tubevit_hf.inference.embedding import read_features
 from tubevit_hf.inference.reading import BySettings, read_files
 from tubevit_hf.inference.running import Runner, load_model

@@ -36,7 +36,7 @@ from starlette.middleware import Middleware
 from transformers import HfArgumentParser
 from visits import Gone, Limits, Refusal, Visitors, explain_failure
 
-from tubevit_hf.data.annotations import find_videos
+from tubevit_hf.data.listing import list_folder
 from tubevit_hf.inference import LoadedModel
 
 
@@ -151,8 +151,8 @@ ANNOUNCE = "element.setAttribute('role', 'status');"
 
 def find_examples(folder: Path, most: int = 12) -> list[Path]:
     """A video of each class folder."""
-    found = [next(iter(find_videos(one)), None) for one in sorted(folder.glob("*/"))]
-    return [path for path in found if path is not None][:most]
+    listing = list_folder(folder)
+    return [one.files[0] for one in listing.classes if one.files and listing.kind == "videos"][:most]
 
 
 def main() -> None:

@@ -187,7 +187,7 @@ def test_a_sound_folder(folder, monkeypatch):
     # without splits
     monkeypatch.undo()
     assert inspect(folder / "train").findings == []
-    assert [split for split, *_ in list_classes(folder / "train")] == [""] * 3
+    assert [one.split for one in list_classes(folder / "train").classes] == [""] * 3
 
 
 def take_away(folder: Path, keep: int) -> None:

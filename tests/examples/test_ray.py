@@ -11,7 +11,7 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModel, AutoVideoProcessor
 
-from tubevit_hf.data.annotations import find_videos
+from tubevit_hf.data.listing import find_videos
 
 from ..support.tiny import write_video
 from ..support.tolerances import assert_close

@@ -13,7 +13,7 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModel
 
-from tubevit_hf.data.annotations import find_videos
+from tubevit_hf.data.listing import find_videos
 from tubevit_hf.inference import embedding
 from tubevit_hf.inference.embedding import Embedding
 from tubevit_hf.inference.identity import OutputMismatch

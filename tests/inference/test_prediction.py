@@ -9,8 +9,8 @@ import torch
 from transformers import pipeline
 
 from tubevit_hf import TubeViTVideoProcessor
-from tubevit_hf.data.annotations import find_videos
 from tubevit_hf.data.clips import EvaluationViews
+from tubevit_hf.data.listing import find_videos
 from tubevit_hf.evaluation.views import predict_views
 from tubevit_hf.inference.identity import OutputMismatch, check_same
 from tubevit_hf.inference.prediction import Prediction, PredictionFile, format_prediction, predict_files

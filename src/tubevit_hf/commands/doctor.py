@@ -86,6 +86,8 @@ def examine_folder(folder: Path, workers: int | None, leave_out: Path | None, as
 
 
 def show_report(report: FolderReport, leave_out: Path | None) -> None:
+    from ..data.listing import describe_passed_over
+
     console = PlainConsole(soft_wrap=True)
     if not console.is_terminal:
         # where nobody watches, a finding is a line that can be searched for
@@ -100,6 +102,8 @@ def show_report(report: FolderReport, leave_out: Path | None) -> None:
         f"{report.num_videos} videos of {len(report.classes)} classes, {groups}. Findings: {num_grave} grave, "
         f"{len(report.findings) - num_grave} to look at."
     )
+    if report.passed_over:
+        console.print(escape(describe_passed_over(report.passed_over).strip()))
     if leave_out is not None:
         console.print(f"{leave_out} lists {len(report.leave_out)} files to leave out.")
         console.print(f"Next: tubevit train {report.folder} --leave-out {leave_out}")

@@ -103,17 +103,19 @@ def read_clips(
     folder, if the model knows it."""
     from tqdm import tqdm
 
+    from ..data.listing import list_folder
     from ..export import Clip
     from ..inference.reading import list_files
 
     files = list_files([str(folder)])
+    labels = list_folder(folder).labels
     classes = model.config.label2id or {}
     clips = []
     for file in tqdm(files, desc="reading", unit="video", disable=not sys.stderr.isatty()):
         inputs = dict(processor(file, num_frames=model.config.num_frames, return_tensors="pt"))
         if images:
             inputs = {"pixel_values": inputs["pixel_values"][:, model.config.num_frames // 2]}
-        label = classes.get(Path(file).parent.name)
+        label = classes.get(labels.get(Path(file), folder.name))
         clips.append(Clip(inputs, None if label is None else int(label)))
     return clips
 

@@ -16,23 +16,29 @@ videos have several, a list of them.
 """
 
 import csv
+import io
 import json
 import os
+import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from glob import escape, glob
-from pathlib import Path, PurePosixPath
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, TypeVar
 
-import PIL.Image
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
+from .listing import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES, kind_of, list_folder
 
 
 LabelT = TypeVar("LabelT")
+# a path from the root, of any system
+ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
 
 class AnnotationError(ValueError):
@@ -85,7 +91,7 @@ def read_annotations(
     if names is None:
         names = found.names or sorted({label for *_, labels in found.rows for label in as_list(labels)})
     class_label, known = ClassLabel(names=list(names)), set(names)
-    files = VideoFiles(videos)
+    files = VideoFiles(videos, [video for _, video, _ in found.rows])
     paths: list[str] = []
     numbers: list[int | Iterable[int]] = []
     missing: list[str] = []
@@ -97,11 +103,13 @@ def read_annotations(
         for label in as_list(labels):
             if label not in known:
                 raise AnnotationError(f"{place}: the class {label!r} is none of the {len(names)} known ones.")
-        paths.append(path)
+        files.claim(path, place, video, as_list(labels))
+        paths.append(str(path))
         numbers.append(class_label.str2int(labels))
     if not paths:
         raise AnnotationError(
-            f"{annotations}: none of its {len(missing)} videos lies under {videos}; looked for {missing[0]} first."
+            f"{annotations}: none of its {len(missing)} videos lies under {videos}; looked for "
+            f"{files.suggest(missing[0])} first."
         )
     features = Features({"video": Value("string"), "label": List(class_label) if several else class_label})
     return Dataset.from_dict({"video": paths, "label": numbers}, features=features), missing
@@ -118,56 +126,140 @@ def check_row(place: str, video: object, labels: object, several: bool) -> None:
 
 
 class VideoFiles:
-    """The videos under a folder, at any depth."""
+    """The videos and images of a folder, to be found by the names that a table has for them.
 
-    def __init__(self, folder: str | Path):
+    Args:
+        folder: that holds them, at any depth.
+        names: all names of the table; what its absolute paths have in common is where the folder was on the machine
+            that it was written on.
+    """
+
+    def __init__(self, folder: str | Path, names: Iterable[str] = ()):
         self.folder = folder
-        self.by_name = defaultdict(list)
-        for path in find_videos(folder):
-            self.by_name[path.stem].append(path)
+        listing = list_folder(folder)
+        self.videos = listing.videos
+        self.files = [*listing.videos, *listing.images]
+        self.own_depth = len(split_name(os.path.abspath(folder)))
+        # the folders of absolute paths
+        folders = [split_name(name)[:-1] for name in names if ABSOLUTE.match(name.strip())]
+        self.root_depth = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*folders)))
+        self.named: dict[Path, tuple[str, str, set[str]]] = {}
 
-    def find(self, place: str, video: str, by_path: bool) -> str | None:
-        """The file of a video that annotations name by a path or a bare name, with or without suffix.
+    def find(self, place: str, name: str, by_path: bool = True) -> Path | None:
+        """The file that a name means: the one of exactly this path; or else the one whose path ends like it, whatever
+        the slashes and the form of accents; or else, whatever the case. A name without the suffix of a video is that
+        of the file without its suffix.
+
+        Args:
+            place: of the name in the table.
+            name: path relative to the folder, absolute path here or on another machine, or bare name.
+            by_path: whether all folders of the name must be those of the file; otherwise the file may lie in any.
 
         Raises:
-            AnnotationError: there are several.
+            AnnotationError: it may be one of several.
         """
-        # an absolute path stays as it is
-        path = Path(self.folder, video)
+        exact = os.path.join(self.folder, name)
+        if os.path.isfile(exact):
+            return self.as_listed(Path(exact))
+        parts = split_name(name)
+        if not parts:
+            return None
+        is_absolute = ABSOLUTE.match(name.strip()) is not None
+        least = (len(parts) - self.root_depth if is_absolute else len(parts)) if by_path else 1
+        for by_name in (self.by_name, self.by_folded_name):
+            wanted = parts if by_name is self.by_name else [part.casefold() for part in parts]
+            found: dict[int, list[Path]] = defaultdict(list)
+            for path, own in by_name.get(wanted[-1], {}).items():
+                shared = count_shared(own, wanted)
+                if shared >= least or (is_absolute and shared >= len(own) - self.own_depth):
+                    found[shared].append(path)
+            best = found[max(found, default=0)]
+            if len(best) > 1:
+                shown = " or ".join(map(str, best[:5])) + (" or others" if len(best) > 5 else "")
+                raise AnnotationError(f"{place}: {name} could be {shown}; name it by its path, with its suffix.")
+            if best:
+                return best[0]
+        return None
+
+    def at(self, path: Path) -> Path | None:
+        """The file at exactly this path, whatever the slashes and the form of accents."""
         if path.is_file():
-            return str(path)
-        name = PurePosixPath(video)
-        found = self.by_name[name.stem] or self.by_name[name.name]
-        in_folder = [path for path in found if path.parent.parts[-len(name.parts) + 1 :] == name.parent.parts]
-        if name.parent.parts and (in_folder or by_path):
-            found = in_folder
-        # of files that differ in their suffix, the one that is named
-        found = [path for path in found if path.name == name.name] or found
-        if len(found) > 1:
-            raise AnnotationError(f"{place}: {video} could be {found[0]} or {found[1]}; name it by its path.")
-        return str(found[0]) if found else None
+            return path
+        parts = split_name(os.path.abspath(path))
+        return next((file for file, own in self.by_name.get(parts[-1], {}).items() if own == parts), None)
+
+    @cached_property
+    def by_name(self) -> dict[str, dict[Path, list[str]]]:
+        """The files by each name that means them, with the parts of their path that end in it."""
+        names: dict[str, dict[Path, list[str]]] = defaultdict(dict)
+        for path in self.files:
+            parts = split_name(os.path.abspath(path))
+            names[parts[-1]][path] = parts
+        stems: dict[str, dict[Path, list[str]]] = defaultdict(dict)
+        # where a video has a picture beside it, the video is meant
+        for path in self.videos or self.files:
+            parts = split_name(os.path.abspath(path))
+            stem = os.path.splitext(parts[-1])[0]
+            if stem not in names and not kind_of(stem, VIDEO_SUFFIXES + OTHER_VIDEO_SUFFIXES):
+                stems[stem][path] = [*parts[:-1], stem]
+        return {**names, **stems}
+
+    @cached_property
+    def by_folded_name(self) -> dict[str, dict[Path, list[str]]]:
+        """The same, whatever the case."""
+        folded: dict[str, dict[Path, list[str]]] = defaultdict(dict)
+        for name, files in self.by_name.items():
+            folded[name.casefold()] |= {path: [part.casefold() for part in parts] for path, parts in files.items()}
+        return folded
+
+    def as_listed(self, path: Path) -> Path:
+        """A file by the path that the folder's list has for it, if it has."""
+        return path if path in self.listed else self.by_real_path.get(os.path.realpath(path), path)
+
+    @cached_property
+    def listed(self) -> set[Path]:
+        return set(self.files)
+
+    @cached_property
+    def by_real_path(self) -> dict[str, Path]:
+        return {os.path.realpath(path): path for path in self.files}
+
+    def suggest(self, name: str) -> str:
+        """A name that no file was found for, with one that may be meant."""
+        stem = os.path.splitext(split_name(name)[-1])[0] if split_name(name) else ""
+        alike = self.by_folded_name.get(stem.casefold(), {})
+        return f"{name} (there is {next(iter(alike))})" if alike else name
+
+    def claim(self, path: Path, place: str, name: str, labels: Iterable[str]) -> None:
+        """Notes what a row says of a file.
+
+        Raises:
+            AnnotationError: a row before it has another name for the file, and other labels. Who means several labels
+                names the file alike.
+        """
+        labels = set(labels)
+        earlier, other, others = self.named.setdefault(path, (place, name, labels))
+        if other.strip() != name.strip() and labels != others:
+            raise AnnotationError(
+                f"{place}: {name!r} means {path}, and so does {other!r} in {earlier}, with other labels: "
+                f"{', '.join(sorted(labels))}, not {', '.join(sorted(others))}. Correct one of the two rows."
+            )
 
 
-def find_videos(folder: str | Path) -> list[Path]:
-    """All videos in a folder and the folders in it, sorted."""
-    return find_files(folder, lambda name: Path(name).suffix.lower() in VIDEO_SUFFIXES)
+def split_name(name: str) -> list[str]:
+    """The parts of a path of any system, accents as one letter each."""
+    path = unicodedata.normalize("NFC", name.strip().replace("\\", "/"))
+    return [part for part in posixpath.normpath(path).split("/") if part not in ("", ".")]
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """All images that Pillow knows in a folder and the folders in it, sorted."""
-    return find_files(folder, is_image)
-
-
-def find_files(folder: str | Path, accept: Callable[[str], bool]) -> list[Path]:
-    # datasets are often put together of links
-    walk = os.walk(folder, followlinks=True)
-    return sorted(Path(parent, name) for parent, _, names in walk for name in names if accept(name))
-
-
-def is_image(path: str | Path) -> bool:
-    """Whether Pillow knows files of this name as images, and FFmpeg not as videos."""
-    suffix = Path(path).suffix.lower()
-    return suffix in PIL.Image.registered_extensions() and suffix not in VIDEO_SUFFIXES
+def count_shared(parts: Sequence[str], others: Sequence[str]) -> int:
+    """How many parts two paths share at their end."""
+    shared = 0
+    for part, other in zip(reversed(parts), reversed(others)):
+        if part != other:
+            break
+        shared += 1
+    return shared
 
 
 def as_list(labels: LabelT | list[LabelT]) -> list[LabelT]:
@@ -252,7 +344,7 @@ def read_charades(source: str, train: bool) -> Annotations:
 def read_list(source: str, train: bool) -> Annotations:
     columns = ("video", "label")
     if Path(source).suffix == ".csv":
-        entries = read_csv(source, columns)
+        entries = ((place, {**row, "label": row["label"].strip()}) for place, row in read_csv(source, columns))
     elif Path(source).suffix == ".jsonl":
         entries = check_entries(((place, parse_json(place, line)) for place, line in read_lines(source)), columns)
     else:
@@ -267,7 +359,7 @@ def read_numbered(source: str, train: bool) -> Annotations:
         if match is None:
             raise AnnotationError(f"{place}: expected PATH NUMBER, got {line!r}.")
         video, numbers = match[1], [int(number) for number in re.findall(r"\d+", match[2])]
-        if len(numbers) > 1 and Path(video).suffix.lower() not in VIDEO_SUFFIXES:
+        if len(numbers) > 1 and not kind_of(video):
             raise AnnotationError(
                 f"{place}: {line!r} seems to name a folder of frames and how many there are. Name video files, PATH "
                 "NUMBER: frames that were written out are not read here."
@@ -313,18 +405,37 @@ def read_lines(source: str) -> Iterator[tuple[str, str]]:
 
 
 def read_csv(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Place and columns of each row."""
+    """Place and columns of each row; they are separated by commas, or by semicolons or tabs where the header is so.
+    Empty rows are passed over, and comments, which begin with `#` and have fewer columns."""
+    text = read_text(source)
+    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    split_by = {separator: names_of(first, separator) for separator in ",;\t"}
+    separator = next((found for found, names in split_by.items() if set(columns) <= set(names)), ",")
+    check_columns(source, split_by[separator], columns)
+    header: list[str] = []
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        with open(source, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            check_columns(source, rows.fieldnames or (), columns)
-            for row in rows:
-                place = f"{source}, line {rows.line_num}"
-                if any(row[column] is None for column in columns):
-                    raise AnnotationError(f"{place}: it has fewer columns than the header.")
-                yield place, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        for row in rows:
+            place = f"{source}, line {rows.line_num}"
+            is_comment = row[:1] and row[0].startswith("#") and (not header or len(row) < len(header))
+            if is_comment or not any(cell.strip() for cell in row):
+                continue
+            if not header:
+                header = [name.strip() for name in row]
+                continue
+            if any(header.index(column) >= len(row) for column in columns):
+                raise AnnotationError(f"{place}: it has fewer columns than the header.")
+            if any(cell.strip() for cell in row[len(header) :]):
+                raise AnnotationError(
+                    f"{place}: it has more columns than the header. A name with {separator!r} belongs in quotes."
+                )
+            yield place, dict(zip(header, row))
+    except csv.Error as error:
         raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
+
+
+def names_of(header: str, separator: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
 
 
 def read_json(source: str) -> dict[str, Any] | list[Any]:

@@ -5,7 +5,7 @@ import csv
 import io
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from ..extras import of_extra
 from ..folders import write_text
 from .annotations import AnnotationError, read_csv
 from .groups import find_groups
-from .labelled import LABEL_SEPARATOR, texts_of
-from .splits import SPLITS, get_names, is_multi_label, read_groups
+from .labelled import split_text, texts_of
+from .listing import SPLITS
+from .splits import get_names, is_multi_label, read_groups
 
 
 SPLITS_NAME = "splits.csv"
@@ -192,9 +193,9 @@ def write_division(path: Path, rows: Dataset, division: Division) -> None:
     write_text(path, text.getvalue())
 
 
-def differs(text: str, other: str) -> bool:
+def differs(text: str, other: str, classes: Collection[str]) -> bool:
     """Whether two texts name other labels; their order says nothing."""
-    return sorted(text.split(LABEL_SEPARATOR)) != sorted(other.split(LABEL_SEPARATOR))
+    return sorted(split_text(text, classes)) != sorted(split_text(other, classes))
 
 
 def read_division(path: Path, rows: Dataset) -> Division:
@@ -204,9 +205,11 @@ def read_division(path: Path, rows: Dataset) -> Division:
         AnnotationError: it is of other videos or labels, or a group is on both sides.
     """
     noted = {row["file"]: row for _, row in read_csv(str(path), COLUMNS)}
-    files = list(rows["file"])
+    files, classes = list(rows["file"]), get_names(rows)
     changed = [
-        file for file, label in zip(files, texts_of(rows)) if file in noted and differs(noted[file]["label"], label)
+        file
+        for file, label in zip(files, texts_of(rows))
+        if file in noted and differs(noted[file]["label"], label, classes)
     ]
     for what, found in (
         ("are new", sorted(set(files) - set(noted))),

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
-from .annotations import AnnotationError, find_videos
+from .annotations import AnnotationError
 from .facts import Looked, Opened, decode_signature, recall_looked, recall_opened
 from .groups import find_groups
 from .known_files import KnownFiles
+from .labelled import fold_name
 from .leaks import CLASS_GRAVE, CLASS_TELLING, GRAVE, TELLING, Leak, find_leaks
-from .splits import SPLITS
+from .listing import SPLITS, FolderListing, describe_passed_over, list_folder
 
 
 Gravity = Literal["grave", "warning"]
@@ -134,6 +134,7 @@ class FolderReport:
         findings: the grave ones first.
         classes: a summary of each.
         leaks: what traits alone tell about classes; `None` where that was not found out.
+        passed_over: why a file or folder that looks like videos is not among them, by its path in the folder.
     """
 
     folder: str
@@ -142,6 +143,7 @@ class FolderReport:
     findings: list[Finding] = field(default_factory=list)
     classes: list[ClassSummary] = field(default_factory=list)
     leaks: list[Leak] | None = None
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_grave(self) -> bool:
@@ -176,12 +178,14 @@ def inspect_videos(
         AnnotationError: the folder is missing, or has no videos in class folders.
     """
     folder = Path(folder)
-    places = list_classes(folder)
+    listing = list_classes(folder)
+    places = [(one.split, one.label, one.files) for one in listing.classes]
     files = [(split, label, path) for split, label, paths in places for path in paths]
     if not files:
         raise AnnotationError(
             f"{folder}: it holds no videos in folders of classes, which are FOLDER/LABEL/*.mp4, or "
             "FOLDER/train/LABEL/*.mp4 and FOLDER/validation/LABEL/*.mp4."
+            f"{describe_passed_over(listing.passed_over)}"
         )
     paths = [str(path) for *_, path in files]
     opened = recall_opened(paths, "Opening videos", store=store)
@@ -218,13 +222,13 @@ def inspect_videos(
         *find_odd_rotations(sound),
         *find_shared_groups(videos),
         *find_odd_classes(places, videos),
-        *find_passed_over(folder, places),
+        *find_left_out(listing),
         *describe_leaks(leaks or []),
     ]
     findings.sort(key=lambda finding: finding.gravity != "grave")
     num_groups = None if groups is None else len(set(groups))
     summaries = [summarize(label, [video for video in usable if video.label == label]) for label in labels]
-    return FolderReport(str(folder), len(videos), num_groups, findings, summaries, leaks)
+    return FolderReport(str(folder), len(videos), num_groups, findings, summaries, leaks, listing.passed_over)
 
 
 def without(videos: Sequence[InspectedVideo], findings: Sequence[Finding]) -> list[InspectedVideo]:
@@ -233,20 +237,16 @@ def without(videos: Sequence[InspectedVideo], findings: Sequence[Finding]) -> li
     return [video for video in videos if video.name not in named]
 
 
-def list_classes(folder: Path) -> list[tuple[str, str, list[Path]]]:
-    """Split, class and videos of each folder of a class, the empty ones too."""
+def list_classes(folder: Path) -> FolderListing:
+    """What lies in the folders of classes, the empty ones too, as training sees it."""
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: there is no such folder.")
-    splits = [split for split in SPLITS if (folder / split).is_dir() and any_folder(folder / split)]
-    found: list[tuple[str, str, list[Path]]] = []
-    for split in splits or [""]:
-        for path in sorted(path for path in Path(folder, split).glob("*") if path.is_dir()):
-            found.append((split, path.name, find_videos(path)))
-    return found
-
-
-def any_folder(folder: Path) -> bool:
-    return any(path.is_dir() for path in folder.iterdir())
+    listing = list_folder(folder)
+    if listing.fault is not None:
+        raise AnnotationError(listing.fault)
+    if listing.kind == "images":
+        raise AnnotationError(f"{folder}: its classes hold images, which are not looked at; only videos are.")
+    return listing
 
 
 def find_broken(videos: Sequence[InspectedVideo]) -> Iterator[Finding]:
@@ -424,10 +424,10 @@ def find_odd_classes(
         if lacking and label in {video.label for video in videos}:
             advice = "move some of its videos there, or remove it"
             yield Finding("class in one split", "grave", label, f"{lacking[0]} has no such class", advice)
-    for _, alike in itertools.groupby(sorted(labels, key=str.casefold), key=str.casefold):
+    for _, alike in itertools.groupby(sorted(labels, key=fold_name), key=fold_name):
         names = list(alike)
         if len(names) > 1:
-            message = "the names of these classes differ only in case"
+            message = "the names of these classes differ only in case, blanks or the form of accents"
             yield Finding("same name", "grave", ", ".join(names), message, "put their videos into one folder")
     counts = Counter(video.label for video in videos if video.fault is None)
     if len(labels) == 1:
@@ -447,20 +447,18 @@ def find_odd_classes(
             yield Finding("too few groups", "warning", label, message, "collect clips of more people or scenes")
 
 
-def find_passed_over(folder: Path, places: Sequence[tuple[str, str, list[Path]]]) -> Iterator[Finding]:
+def find_left_out(listing: FolderListing) -> Iterator[Finding]:
     """Videos beside the folders of classes, and folders beside those of splits."""
-    splits = list(dict.fromkeys(split for split, *_ in places))
-    others = [path for path in folder.iterdir() if path.is_dir() and path.name not in splits] if any(splits) else []
-    for path in sorted(others):
-        if videos := find_videos(path):
-            message = f"its {len(videos)} videos are passed over: it is neither {' nor '.join(SPLITS)}"
-            yield Finding("passed over", "warning", path.name, message, "rename it if it is one of them")
-    for parent in dict.fromkeys([folder, *(folder / split for split in splits)]):
-        loose = sorted(path for path in parent.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-        if loose:
-            where = parent.relative_to(folder).as_posix()
-            message = f"{len(loose)} videos are in no folder of a class, such as {loose[0].name}"
-            yield Finding("passed over", "warning", where, message, "move each into the folder of its class")
+    for name, files in listing.others.items():
+        message = f"its {len(files)} videos are passed over: it is neither {' nor '.join(SPLITS)}"
+        yield Finding("passed over", "warning", name, message, "rename it if it is one of them")
+    by_parent: dict[Path, list[Path]] = defaultdict(list)
+    for path in listing.loose:
+        by_parent[path.parent].append(path)
+    for parent, files in by_parent.items():
+        where = parent.relative_to(listing.folder).as_posix()
+        message = f"{len(files)} videos are in no folder of a class, such as {files[0].name}"
+        yield Finding("passed over", "warning", where, message, "move each into the folder of its class")
 
 
 def find_trait_leaks(videos: Sequence[InspectedVideo]) -> list[Leak] | None:

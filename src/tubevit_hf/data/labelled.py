@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled videos as people have them: class folders, a table or a dataset, with splits and groups or without."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
@@ -9,19 +10,20 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from transformers.utils import logging
 
-from .annotations import AnnotationError, VideoFiles, find_images, find_videos, read_csv
+from .annotations import AnnotationError, VideoFiles, read_csv
+from .listing import SPLITS, describe_passed_over, list_folder
 from .splits import (
-    SPLITS,
     check_labels,
     check_splits,
     get_names,
     is_dataset,
     is_multi_label,
     load_classes,
-    load_folder,
+    load_splits,
     name_of,
     not_decoded,
     open_dataset,
+    tell_left_out,
 )
 
 
@@ -54,28 +56,34 @@ def load_labelled(source: str | Path, labels: str | Path | None = None) -> Datas
         rows = load_class_folders(Path(source))
     else:
         rows = load_dataset_rows(str(source))
-    check_classes(str(source if labels is None else labels), get_names(rows))
+    check_classes(str(source if labels is None else labels), get_names(rows), is_multi_label(rows))
     files = name_files(rows, source)
     return rows.add_column("file", files)  # pyrefly: ignore[bad-return]  datasets' decorators
 
 
 def load_class_folders(folder: Path) -> Dataset:
-    names = {path.name for path in folder.glob("[!.]*") if path.is_dir()}
-    if names >= set(SPLITS):
-        return join(load_folder(folder))
-    if "train" in names and (other := sorted(names & {"dev", "test", "val", "valid"})):
+    listing = list_folder(folder)
+    if listing.fault is not None:
+        raise AnnotationError(listing.fault)
+    if set(listing.splits) >= set(SPLITS):
+        return join(load_splits(listing))
+    if listing.splits and listing.others:
         raise AnnotationError(
-            f"{folder}: beside the folder train it has {', '.join(other)}, but not validation. Rename the one whose "
-            f"videos are for validation, or give {folder / 'train'} to have it split."
+            f"{folder}: beside the folder train it has {', '.join(listing.others)}, but not validation. Rename the "
+            f"one whose videos are for validation, or give {folder / 'train'} to have it split."
         )
-    if not find_videos(folder) and not find_images(folder):
-        raise AnnotationError(f"{folder}: it holds no videos. They belong into a folder for each class, LABEL/*.mp4.")
-    if not names:
+    if not listing.videos and not listing.images:
+        raise AnnotationError(
+            f"{folder}: it holds no videos. They belong into a folder for each class, LABEL/*.mp4."
+            f"{describe_passed_over(listing.passed_over)}"
+        )
+    if not listing.classes:
         raise AnnotationError(
             f"{folder}: its videos lie in no folder of a class. Move them into LABEL/*.mp4, or name their classes in "
             "a CSV file by --labels."
         )
-    return load_classes(folder)
+    tell_left_out(listing)
+    return load_classes(listing.classes, listing)
 
 
 def load_dataset_rows(name: str) -> Dataset:
@@ -119,41 +127,46 @@ def read_labels(file: str | Path, folder: str | Path) -> Dataset:
     """Videos by a table of labels; those of the folder that are not in it are left out."""
     if not Path(folder).is_dir():
         raise AnnotationError(f"{folder}: there is no such folder.")
-    found: dict[str, dict[str, Any]] = {}
-    files = VideoFiles(folder)
+    table = list(read_csv(str(file), ("file", "label")))
+    files = VideoFiles(folder, [row["file"] for _, row in table])
+    found: dict[Path, dict[str, Any]] = {}
     missing: list[str] = []
     several = False
-    for place, row in read_csv(str(file), ("file", "label")):
+    for place, row in table:
+        name = row["file"]
         labels = [label.strip() for label in row["label"].split(LABEL_SEPARATOR) if label.strip()]
+        if not name.strip():
+            raise AnnotationError(f"{place}: it names no file.")
         if not labels:
             raise AnnotationError(f"{place}: it names no label.")
-        path = files.find(place, row["file"], by_path=True)
+        path = files.find(place, name)
         if path is None:
-            missing.append(row["file"])
+            missing.append(name)
             continue
+        files.claim(path, place, name, labels)
         facts = {name: (row.get(name) or "").strip() for name in ("group", "split")}
         if facts["split"] not in ("", *SPLITS):
             raise AnnotationError(f"{place}: the split must be train or validation, got {facts['split']!r}.")
         video = found.setdefault(path, {"labels": [], **facts})
-        for name, value in facts.items():
-            if video[name] != value:
-                raise AnnotationError(f"{place}: {row['file']} has the {name} {video[name]!r} in an earlier row.")
+        for fact, value in facts.items():
+            if video[fact] != value:
+                raise AnnotationError(f"{place}: {name} has the {fact} {video[fact]!r} in an earlier row.")
         video["labels"] += [label for label in labels if label not in video["labels"]]
         several = several or len(video["labels"]) > 1
     if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        shown = ", ".join(map(files.suggest, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise AnnotationError(
             f"{file}: {len(missing)} of its videos are not in {folder}: {shown}. Names are relative to that folder; "
             "remove the rows, or put the videos there."
         )
     if not found:
         raise AnnotationError(f"{file}: it names no videos.")
-    if unnamed := len(set(map(str, find_videos(folder))) - set(found)):
+    if unnamed := len(set(files.videos) - set(found)):
         logger.warning(f"{unnamed} video(s) of {folder} are not in {file} and are left out.")
     names = ClassLabel(names=sorted({label for video in found.values() for label in video["labels"]}))
     numbers = [[names.names.index(label) for label in video["labels"]] for video in found.values()]
     columns: dict[str, Sequence[Any]] = {
-        "video": list(found),
+        "video": list(map(str, found)),
         "label": numbers if several else [number for [number] in numbers],
     }
     features = {"video": Value("string"), "label": List(names) if several else names}
@@ -161,24 +174,34 @@ def read_labels(file: str | Path, folder: str | Path) -> Dataset:
         values = [video[name] for video in found.values()]
         if any(values):
             if not all(values):
-                without = relative(next(path for path, video in found.items() if not video[name]), folder)
+                without = relative(next(str(path) for path, video in found.items() if not video[name]), folder)
                 raise AnnotationError(f"{file}: either all videos have a {name} or none; {without} has none.")
             columns[name], features[name] = values, Value("string")
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def check_classes(name: str, classes: Sequence[str]) -> None:
-    """Two classes or more, that nobody would take for one another."""
+def check_classes(name: str, classes: Sequence[str], several: bool) -> None:
+    """Two classes or more, that nobody would take for one another, nor for several where videos have several."""
     if len(classes) < 2:
         raise AnnotationError(f"{name}: it has {len(classes)} class(es), and two are needed.")
     alike: dict[str, str] = {}
     for label in classes:
-        other = alike.setdefault(label.strip().casefold(), label)
+        other = alike.setdefault(fold_name(label), label)
         if other != label:
             raise AnnotationError(
-                f"{name}: the classes {other!r} and {label!r} differ only in case or blanks. Rename one, or put their "
-                "videos together."
+                f"{name}: the classes {other!r} and {label!r} differ only in case, blanks or the form of accents. "
+                "Rename one, or put their videos together."
             )
+        if several and LABEL_SEPARATOR in label:
+            raise AnnotationError(
+                f"{name}: the class {label!r} has a {LABEL_SEPARATOR!r}, which stands between the labels of a video "
+                "in tables. Rename it."
+            )
+
+
+def fold_name(label: str) -> str:
+    """The same for names that nobody would tell apart."""
+    return unicodedata.normalize("NFC", label).strip().casefold()
 
 
 def leave_out(rows: Dataset, paths: set[Path]) -> Dataset:
@@ -218,3 +241,8 @@ def texts_of(rows: Dataset) -> list[str]:
     if is_multi_label(rows):
         return [LABEL_SEPARATOR.join(names[label] for label in sorted(labels)) for labels in rows["label"]]
     return [names[label] for label in rows["label"]]
+
+
+def split_text(text: str, classes: Collection[str]) -> list[str]:
+    """The labels in a text of [`texts_of`]; the name of a class may have the separator in it."""
+    return [text] if text in classes else [label for label in text.split(LABEL_SEPARATOR) if label]

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from transformers.utils import logging
 
 from ..folders import write_text
-from .annotations import AnnotationError
+from .annotations import AnnotationError, VideoFiles
 
 
 logger = logging.get_logger(__name__)
@@ -48,13 +48,20 @@ def read_leave_out(path: str | Path, folder: str | Path) -> set[Path]:
     except OSError as error:
         raise AnnotationError(f"{path}: it cannot be read ({error.strerror or error}).") from error
     files: dict[Path, str] = {}
+    listed: VideoFiles | None = None
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name = PurePath(line)
         if name.is_absolute() or ".." in name.parts:
             raise AnnotationError(f"{path}, line {number}: the path must be relative to {folder}, got {line!r}.")
-        files[Path(folder, name)] = f"{path}, line {number}"
+        place = f"{path}, line {number}"
+        file = Path(folder, name)
+        if not file.exists():
+            # blanks, slashes and accents may be written otherwise
+            listed = listed or VideoFiles(folder)
+            file = listed.at(file) or file
+        files[file] = place
     gone = [file for file in files if not file.exists()]
     if gone and len(gone) == len(files):
         raise AnnotationError(

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
+import json
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from datasets import (
     ClassLabel,
@@ -25,56 +27,69 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
 
-from .annotations import AnnotationError, find_images, find_videos, is_image, read_annotations
+from .annotations import AnnotationError, names_of, read_annotations
 from .facts import open_all, open_video, recall_opened
 from .groups import match_groups
+from .listing import SPLITS, ClassFolder, FolderListing, is_image, list_folder
 
 
 logger = logging.get_logger(__name__)
-SPLITS = ("train", "validation")
 
 
 def load_folder(folder: str | Path) -> DatasetDict:
     """Videos or images in class folders: `FOLDER/train/LABEL/*.mp4` and `FOLDER/validation/LABEL/*.mp4`.
 
-    An image is a video of one frame, in the column `video` too. Files may lie deeper in a class folder.
+    An image is a video of one frame, in the column `video` too. Files may lie deeper in a class folder. A warning says
+    what is passed over.
 
     Raises:
         AnnotationError: a split or what should be in a class folder is missing.
     """
-    train = load_classes(Path(folder, SPLITS[0]))
-    find = find_images if holds_images(train) else find_videos
-    splits = DatasetDict(zip(SPLITS, (train, load_classes(Path(folder, SPLITS[1]), find))))
-    return check_splits(splits, str(folder))
+    return load_splits(list_folder(folder, SPLITS))
 
 
-def load_classes(folder: Path, find: Callable[[str | Path], list[Path]] | None = None) -> Dataset:
-    """Videos in class folders, `FOLDER/LABEL/*.mp4`, or images.
+def load_splits(listing: FolderListing) -> DatasetDict:
+    """The two splits of a folder that has them."""
+    tell_left_out(listing)
+    splits = DatasetDict()
+    for split in SPLITS:
+        splits[split] = load_classes([one for one in listing.classes if one.split == split], listing, split)
+    return check_splits(splits, str(listing.folder))
 
-    Args:
-        folder: of the class folders.
-        find: which of the two; by default as the first class folder has it.
+
+def load_classes(classes: Sequence[ClassFolder], listing: FolderListing, split: str = "") -> Dataset:
+    """The videos or images in folders of classes.
 
     Raises:
-        AnnotationError: there are fewer than two class folders, or one holds nothing.
+        AnnotationError: there are fewer than two classes, or one holds nothing.
     """
-    # no class begins with a dot
-    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     if len(classes) < 2:
-        raise AnnotationError(f"{folder}: it holds {len(classes)} folder(s) of classes; two are needed.")
-    find = find or (find_videos if find_videos(classes[0]) else find_images)
-    what = "images" if find is find_images else "videos"
-    videos: list[str] = []
-    labels: list[int] = []
-    for label, path in enumerate(classes):
-        files = find(path)
-        if not files:
-            raise AnnotationError(f"{path}: it holds no {what}. Remove the folder if there is no such class.")
-        videos += map(str, files)
-        labels += [label] * len(files)
-    names = ClassLabel(names=[path.name for path in classes])
+        where = listing.folder / split
+        raise AnnotationError(f"{where}: it holds {len(classes)} folder(s) of classes; two are needed.")
+    for one in classes:
+        if not one.files:
+            raise AnnotationError(
+                f"{one.path}: it holds no {listing.kind}. Remove the folder if there is no such class."
+            )
+    names = ClassLabel(names=[one.label for one in classes])
     features = Features({"video": Value("string"), "label": names})
-    return Dataset.from_dict({"video": videos, "label": labels}, features=features)
+    columns = {
+        "video": [str(path) for one in classes for path in one.files],
+        "label": [label for label, one in enumerate(classes) for _ in one.files],
+    }
+    return Dataset.from_dict(columns, features=features)
+
+
+def tell_left_out(listing: FolderListing) -> None:
+    """Warns of what is in no class, and of what was passed over."""
+    for name, files in listing.others.items():
+        logger.warning(f"{listing.folder}: {len(files)} {listing.kind} of {name}, which is no split, are left out.")
+    if listing.loose:
+        logger.warning(
+            f"{listing.folder}: {len(listing.loose)} {listing.kind} in no folder of a class, such as "
+            f"{listing.loose[0].name}, are left out."
+        )
+    listing.tell()
 
 
 def load_by_name(name: str) -> DatasetDict:
@@ -122,25 +137,61 @@ def bars_for_people() -> Generator[None, None, None]:
 def is_dataset(folder: str | Path) -> bool:
     """Whether a folder is one that Datasets opens, not one of class folders: saved to disk, in Parquet files, or
     videos with a table `metadata` of their names and labels, as they lie on the Hub."""
-    return (
-        is_saved_dataset(folder)
-        or any(Path(folder).rglob("*.parquet"))
-        or any(
-            b"file_name" in read_line(table)
-            for depth in ("", "*/")
-            for kind in ("csv", "jsonl")
-            for table in Path(folder).glob(f"{depth}metadata.{kind}")
-        )
-    )
+    if is_saved_dataset(folder) or any(map(has_file_names, find_visible(folder, "metadata.csv", "metadata.jsonl"))):
+        return True
+    # such as features that somebody keeps beside videos
+    tables = [path for path in Path(folder).rglob("*.parquet") if is_visible(path, folder)]
+    return any(map(holds_rows_of_videos, tables)) or (bool(tables) and not list_folder(folder).videos)
 
 
-def read_line(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.readline()
+def find_visible(folder: str | Path, *names: str) -> list[Path]:
+    """Files of some names in a folder or in one of its folders."""
+    found = [path for name in names for depth in ("", "*/") for path in Path(folder).glob(f"{depth}{name}")]
+    return [path for path in found if is_visible(path, folder)]
+
+
+def is_visible(path: Path, folder: str | Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def has_file_names(table: Path) -> bool:
+    """Whether a table `metadata` names files and their labels; others may be notes about something else."""
+    with open(table, encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline()
+    columns: set[str] = set()
+    if table.suffix == ".csv":
+        columns.update(names_of(line, ","))
+    else:
+        with suppress(ValueError):
+            columns.update(json.loads(line))
+    return "label" in columns and bool(columns & {"file_name", "video_file_name"})
+
+
+def holds_rows_of_videos(table: Path) -> bool:
+    try:
+        return "video" in pq.read_schema(table).names
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def is_saved_dataset(name: str | Path) -> bool:
-    return any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
+    """Whether `save_to_disk` wrote a folder; other programs write a `state.json` too."""
+    splits = read_object(Path(name, "dataset_dict.json")).get("splits")
+    folders = [Path(name, str(split)) for split in splits] if isinstance(splits, list) else [Path(name)]
+    return any(
+        isinstance(read_object(folder / "state.json").get("_data_files"), list)
+        and (folder / "dataset_info.json").exists()
+        for folder in folders
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one if there is no such file, or it holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def name_labels(found: Dataset | DatasetDict) -> Dataset | DatasetDict:

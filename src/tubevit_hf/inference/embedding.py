@@ -15,7 +15,7 @@ from datasets.arrow_writer import ArrowWriter
 from transformers import BaseVideoProcessor
 from transformers.utils import ModelOutput, logging
 
-from ..data.annotations import find_videos
+from ..data.listing import describe_passed_over, list_folder
 from ..folders import read_json, write_json
 from .identity import check_same
 from .reading import Reading, make_load, read_files
@@ -36,7 +36,7 @@ class Embedding:
     `accelerate launch` share the shards. The columns are
 
     - `file`, its path in the folder; `start` and `end` of the clip, in seconds, of its first and its last frame;
-    - `label`, the name of the folder that the file lies in, if all lie in folders of the folder;
+    - `label`, the class that the file lies in the folder of, if all lie in such folders;
     - `features`, `(hidden_size,)`, what the model pools, or `tokens`, `(tokens, hidden_size)`, of its last layer.
 
     Args:
@@ -74,10 +74,13 @@ class Embedding:
         self.num_clips, self.shard_size = num_clips, shard_size
         self.runner = Runner(model.model, read_tokens if tokens else read_features, batch_size)
         self.state = get_processes()
-        files = [path.relative_to(folder).as_posix() for path in find_videos(folder)]
+        listing = list_folder(folder)
+        files = [path.relative_to(folder).as_posix() for path in listing.videos]
         if not files:
-            raise ValueError(f"{folder}: it holds no videos.")
-        self.has_labels = all("/" in file for file in files)
+            raise ValueError(f"{folder}: it holds no videos.{describe_passed_over(listing.passed_over)}")
+        listing.tell()
+        self.labels = {path.relative_to(folder).as_posix(): label for path, label in listing.labels.items()}
+        self.has_labels = set(files) <= set(self.labels)
         settings = {
             "folder": str(folder.resolve()),
             "model": name,
@@ -209,7 +212,8 @@ class Embedding:
             "end": [end for _, end in seconds],
         }
         if self.has_labels:
-            rows["label"] = [Path(file).parent.name] * len(values)
+            # what an earlier run planned may be passed over by now
+            rows["label"] = [self.labels.get(file, Path(file).parent.name)] * len(values)
         return {**rows, self.column: list(values.numpy())}
 
     @property

@@ -11,7 +11,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from transformers import AutoImageProcessor, AutoModel
 
-from ..data.annotations import is_image
+from ..data.listing import is_image
 from .feature_folders import FeaturesError
 from .reading import make_load
 from .running import LoadedModel, load_model

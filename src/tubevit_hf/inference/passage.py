@@ -10,11 +10,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from transformers.image_utils import load_image
 
+from ..data.listing import kind_of
 from ..explanation import explain_clips, scores_so_far, to_heat
 from ..explanation.attention import pooler_weights
 from ..explanation.occlusion import Watch
 from ..model.modeling_tubevit import TubeViTAttentionPooler, TubeViTForClassification, TubeViTPreTrainedModel
-from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .explaining import read_clip, to_pictures
 from .running import LoadedModel
@@ -67,7 +67,7 @@ def read_frames(model: LoadedModel, video: str) -> torch.Tensor:
 
 def is_image(file: str) -> bool:
     """Whether Pillow knows a file, and not by the name of a video, as of a GIF."""
-    if not Path(file).is_file() or Path(file).suffix.lower() in VIDEO_SUFFIXES:
+    if not Path(file).is_file() or kind_of(file):
         return False
     try:
         with Image.open(file):

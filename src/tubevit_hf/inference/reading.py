@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from ..data.annotations import find_videos
 from ..data.clips import EvaluationViews
-from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
+from ..data.listing import VIDEO_SUFFIXES, describe_passed_over, list_folder
 from ..model.video_processing_tubevit import open_picture
 from ..model.video_sources_tubevit import name_of
 
@@ -161,15 +160,23 @@ def read_files(
 
 
 def list_files(videos: Sequence[str]) -> list[str]:
-    """Files and URLs as they are, and of each folder all videos in it and the folders in it, sorted.
+    """Files and URLs as they are, and of each folder all videos in it and the folders in it, sorted, as
+    [`list_folder`] finds them. A warning says what is passed over.
 
     Raises:
         ValueError: a folder holds no videos.
     """
     files: list[str] = []
     for video in videos:
-        found = [str(path) for path in find_videos(video)] if Path(video).is_dir() else [video]
-        if not found:
-            raise ValueError(f"{video} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}.")
-        files += found
+        if not Path(video).is_dir():
+            files.append(video)
+            continue
+        listing = list_folder(video)
+        if not listing.videos:
+            raise ValueError(
+                f"{video} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}."
+                f"{describe_passed_over(listing.passed_over)}"
+            )
+        listing.tell()
+        files += map(str, listing.videos)
     return files

@@ -40,11 +40,6 @@ from .video_sources_tubevit import (
 )
 
 
-# What is taken for a video in a folder
-VIDEO_SUFFIXES = [
-    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-]
 # Decoding this many frames that nobody asked for takes about as long as seeking past them
 SEEK_COST = 4
 # frames that can be asked for at once, of a video that has fewer: an hour's at 30 a second, and more

@@ -401,8 +401,8 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with contextlib.ExitStack() as resources:
             limits = VideoLimits.from_environment()
-            opened = Image.open(open_source(file, resources, limits)) if is_address(file) else file
-            return load_image(opened)
+            opened: Any = open_source(file, resources, limits) if is_address(file) else None
+            return load_image(file if opened is None else Image.open(opened))
     except VideoDecodingError as error:
         raise VideoDecodingError(f"{name}: {error}") from error.__cause__
     except (OSError, ValueError) as error:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which videos of a folder are measured: those that the model was not trained on, as far as anything tells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..data.annotations import find_videos, read_csv
+from ..data.annotations import VideoFiles, read_csv
 from ..data.dividing import COLUMNS, SPLITS_NAME
 from ..data.groups import match_groups
-from ..data.labelled import LABEL_SEPARATOR
-from ..data.splits import SPLITS
+from ..data.labelled import LABEL_SEPARATOR, split_text
+from ..data.listing import SPLITS, ClassFolder, describe_passed_over, list_folder
 
 
 class ReportError(ValueError):
@@ -85,12 +85,15 @@ def choose_videos(model: str, folder: Path, labels: Sequence[str], several: bool
             f"{model}: its videos may have several labels, which folders do not tell. Name them in {listed}, with the "
             f"columns {', '.join(COLUMNS)}, labels apart by {LABEL_SEPARATOR!r}."
         )
-    train, validation = (folder / split for split in SPLITS)
-    if folder.name == SPLITS[1] and (folder.parent / SPLITS[0]).is_dir():
-        train, validation = (folder.parent / split for split in SPLITS)
-    if train.is_dir() and validation.is_dir():
+    listing = list_folder(folder)
+    if listing.fault is not None:
+        raise ReportError(listing.fault)
+    root = folder.parent if folder.name == SPLITS[1] and (folder.parent / SPLITS[0]).is_dir() else folder
+    if root != folder or SPLITS[1] in listing.splits:
+        train, validation = (root / split for split in SPLITS)
+        classes = [one for one in listing.classes if root != folder or one.split == SPLITS[1]]
         return Selection(
-            list_classes(validation, labels),
+            label_videos(validation, classes, labels, listing.passed_over),
             f"All videos of {validation}. Those of {train}, beside it, are taken for what the model was trained on.",
             warnings,
         )
@@ -99,22 +102,25 @@ def choose_videos(model: str, folder: Path, labels: Sequence[str], several: bool
             f"Nothing tells which videos the model was trained on: there is no {listed}, and {folder} has no folders "
             f"{' and '.join(SPLITS)}. Were some of these among them, all numbers here are too good."
         )
-    return Selection(list_classes(folder, labels), f"All videos of {folder}.", warnings)
+    videos = label_videos(folder, listing.classes, labels, listing.passed_over)
+    return Selection(videos, f"All videos of {folder}.", warnings)
 
 
-def list_classes(folder: Path, labels: Sequence[str]) -> list[LabelledVideo]:
+def label_videos(
+    folder: Path, classes: Sequence[ClassFolder], labels: Sequence[str], passed_over: Mapping[str, str]
+) -> list[LabelledVideo]:
     """The videos of the class folders in a folder."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = {path.name: files for path in classes if (files := find_videos(path))}
-    check_classes(str(folder), found, labels)
+    found = [one for one in classes if one.files]
+    check_classes(str(folder), [one.label for one in found], labels)
     if not found:
         raise ReportError(
             f"{folder}: it holds no videos in folders of the model's classes; looked for {list_some(labels)}."
+            f"{describe_passed_over(passed_over)}"
         )
-    return [LabelledVideo(str(file), (label,)) for label, files in found.items() for file in files]
+    return [LabelledVideo(str(file), (one.label,)) for one in found for file in one.files]
 
 
-def check_classes(place: str, found: Sequence[str] | dict[str, list[Path]], labels: Sequence[str]) -> None:
+def check_classes(place: str, found: Sequence[str], labels: Sequence[str]) -> None:
     """Raises a `ReportError` if some are none of the model's."""
     unknown = [name for name in found if name not in labels]
     if unknown:
@@ -132,15 +138,16 @@ def choose_listed(listed: Path, folder: Path, labels: Sequence[str]) -> Selectio
     root = folder.resolve()
     files: dict[str, list[LabelledVideo]] = {}
     missing = 0
+    listing = VideoFiles(folder)
     for _, row in read_csv(str(listed), COLUMNS):
         # a path is within the folder that was trained on, which this may be a part of, or as it was given
         places = [folder / row["file"], folder.parent / row["file"], Path(row["file"])]
         inside = [place for place in places if place.resolve().is_relative_to(root)]
-        there = next((place for place in inside if place.exists()), None)
+        there = next((file for place in inside if (file := listing.at(place)) is not None), None)
         if there is None:
             missing += bool(inside) and row["split"] == SPLITS[1]
             continue
-        names = tuple(name for name in row["label"].split(LABEL_SEPARATOR) if name)
+        names = tuple(split_text(row["label"], labels))
         files.setdefault(row["split"], []).append(LabelledVideo(str(there), names, row["group"] or None))
     if not files:
         return None
@@ -152,7 +159,7 @@ def choose_listed(listed: Path, folder: Path, labels: Sequence[str]) -> Selectio
         )
     check_classes(str(listed), sorted({name for video in videos for name in video.labels}), labels)
     known = {Path(video.file).resolve() for videos in files.values() for video in videos}
-    others = sum(file.resolve() not in known for file in find_videos(folder))
+    others = sum(file.resolve() not in known for file in listing.videos)
     warnings = []
     if missing:
         warnings.append(f"{missing} validation videos that {listed} names are not there and were not measured.")

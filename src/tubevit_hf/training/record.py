@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from ..data import get_names, is_multi_label
 from ..data.dividing import Division
-from ..data.labelled import LABEL_SEPARATOR, texts_of
+from ..data.labelled import split_text, texts_of
 from ..data.splits import SPLITS
 from ..evaluation import accuracy_interval
 from ..evaluation.limits import limit_of_absent, limit_of_groups
@@ -113,12 +113,13 @@ def labels_of(rows: Dataset) -> list[str] | list[list[str]]:
     texts = texts_of(rows)
     if not is_multi_label(rows):
         return texts
-    return [[name for name in text.split(LABEL_SEPARATOR) if name] for text in texts]
+    return [split_text(text, get_names(rows)) for text in texts]
 
 
 def count_classes(rows: Dataset) -> dict[str, int]:
-    counts = Counter(name for text in texts_of(rows) for name in text.split(LABEL_SEPARATOR))
-    return {name: counts[name] for name in get_names(rows)}
+    names = get_names(rows)
+    counts = Counter(name for text in texts_of(rows) for name in split_text(text, names))
+    return {name: counts[name] for name in names}
 
 
 def list_limits(found: dict[str, Any]) -> list[str]:
