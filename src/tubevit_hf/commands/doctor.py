@@ -103,7 +103,7 @@ def show_report(report: FolderReport, leave_out: Path | None) -> None:
         f"{len(report.findings) - num_grave} to look at."
     )
     if report.passed_over:
-        console.print(escape(describe_passed_over(report.passed_over).strip()))
+        console.print(describe_passed_over(report.passed_over).strip())
     if leave_out is not None:
         console.print(f"{leave_out} lists {len(report.leave_out)} files to leave out.")
         console.print(f"Next: tubevit train {report.folder} --leave-out {leave_out}")
