@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..inference.timeline import Timeline
 
 
+# seconds from which on one sees that subtitles are late
+SHIFT = 0.1
 UNITS = {"": 1.0, "s": 1.0, "ms": 0.001}
 
 
@@ -72,7 +74,7 @@ def timeline(
             found = scan_timeline(loaded.model, processor, video, window, stride, progress=sys.stderr.isatty())
         segments = find_segments(found.times, found.scores, found.labels, threshold)
         if srt is not None:
-            srt.write_text(format_srt(segments), encoding="utf-8")
+            srt.write_text(format_srt(segments, found.start_seconds), encoding="utf-8")
         if picture is not None:
             from ..visualization import draw_timeline
 
@@ -82,6 +84,11 @@ def timeline(
         print(json.dumps(describe(video, found, segments, top_k), indent=2))
     else:
         PlainConsole().print(segment_table(segments))
+        if found.start_seconds >= SHIFT:
+            say(
+                f"Times are after the first frame, which players show at {found.start_seconds:.2f} s, as the sound "
+                "begins before it; --srt counts as they do."
+            )
     if found.stand_ins:
         say(
             f"{len(found.stand_ins)} frames cannot be decoded; the nearest stand in for them, from frame "
@@ -101,14 +108,17 @@ def describe(video: str, found: Timeline, segments: list[Segment], top_k: int) -
     """What goes into the JSON."""
     import numpy as np
 
+    from ..model.video_sources_tubevit import hide_secrets
+
     windows = []
     for (start, end), scores in zip(found.times.tolist(), found.scores):
         best = np.argsort(-scores, kind="stable")[: 0 if np.isnan(scores).any() else top_k]
         predictions = [{"label": found.labels[index], "score": float(scores[index])} for index in best]
         windows.append({"start": start, "end": end, "predictions": predictions})
     return {
-        "video": video,
+        "video": hide_secrets(video),
         "seconds": found.seconds,
+        "start_seconds": found.start_seconds,
         "segments": [segment._asdict() for segment in segments],
         "windows": windows,
         "stand_ins": [stand_in._asdict() for stand_in in found.stand_ins],
