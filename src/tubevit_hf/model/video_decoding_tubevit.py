@@ -701,11 +701,7 @@ def choose_stream(container: av.container.InputContainer, limits: VideoLimits) -
     if stream.codec_context is None:
         raise VideoDecodingError("FFmpeg has no decoder for its video.")
     limits.check_codec(stream.codec_context.codec.name)
-    if stream.width * stream.height > limits.max_pixels:
-        raise VideoDecodingError(
-            f"frames of {stream.width} x {stream.height} pixels are too large; at most {limits.max_pixels} pixels are "
-            "read (`VideoLimits.max_pixels`)."
-        )
+    limits.check_size(stream.width, stream.height)
     return stream
 
 

@@ -32,6 +32,8 @@ from typing import IO, Any, BinaryIO
 import av
 from av.format import formats_available
 
+from .video_animations_tubevit import AnimationError, convert_animation, read_size
+
 
 # What can be read
 VideoSource = str | os.PathLike[str] | bytes | BinaryIO
@@ -127,6 +129,13 @@ class VideoLimits:
         if not self.any_format:
             options["codec_whitelist"] = ",".join(CODECS)
         return options
+
+    def check_size(self, width: int, height: int) -> None:
+        if width * height > self.max_pixels:
+            raise VideoDecodingError(
+                f"frames of {width} x {height} pixels are too large; at most {self.max_pixels} pixels are read "
+                "(`VideoLimits.max_pixels`)."
+            )
 
     def check_codec(self, name: str) -> None:
         if not self.any_format and name not in CODECS:
@@ -238,6 +247,22 @@ def check_source(source: VideoSource) -> None:
 
 def open_source(source: VideoSource, resources: contextlib.ExitStack, limits: VideoLimits) -> OpenFile:
     """What FFmpeg can open: a path with its protocol, or a file object, which `resources` closes if it is our own."""
+    file = open_as_it_is(source, resources, limits)
+    with contextlib.ExitStack() as meanwhile:
+        stored: Any = file
+        if isinstance(file, str):
+            stored = meanwhile.enter_context(open(file.removeprefix("file:"), "rb"))
+        size = read_size(stored)
+        if size is None:
+            return file
+        limits.check_size(*size)
+        try:
+            return convert_animation(stored, name_of(source), resources, limits.max_decoded)
+        except AnimationError as error:
+            raise VideoDecodingError(str(error)) from error.__cause__
+
+
+def open_as_it_is(source: VideoSource, resources: contextlib.ExitStack, limits: VideoLimits) -> OpenFile:
     check_source(source)
     if isinstance(source, bytes):
         source = io.BytesIO(source)
