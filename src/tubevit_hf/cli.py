@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `tubevit` command: its commands, put together."""
 
+import io
+import sys
+
 import typer
 
 from .commands.convert import convert
@@ -47,6 +50,9 @@ app.command()(doctor)
 
 
 def main() -> None:
+    # what a terminal has no letters for, such as in names that are no UTF-8, ends no command
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -78,7 +78,7 @@ def indices_in(frames: torch.Tensor) -> list[int]:
 # Every container, codec and trait
 
 # of a format or codec that is open on demand only
-UNUSUAL = {"h264.nut", "rv20.rm", "rgb.apng", "rle.mov", "alpha.mov"}
+UNUSUAL = {"h264.nut", "rv20.rm", "rle.mov", "alpha.mov"}
 
 
 def limits_of(case: Case) -> VideoLimits:

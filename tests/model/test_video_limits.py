@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What strangers' videos may be and take: formats, codecs, playlists that reach for other files, and addresses."""
 
+import base64
 import contextlib
+import hashlib
 import io
 import socket
 import subprocess
@@ -181,10 +183,12 @@ def serving() -> Iterator[ThreadingHTTPServer]:
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture
@@ -491,3 +495,174 @@ def test_a_server_that_hangs_up(server, video):
     server.pages["/video.mp4"] = short
     with pytest.raises(VideoDecodingError, match="hung up in the middle"):
         read_video(f"{server.url}/video.mp4")
+
+
+# Addresses as browsers show them, and what is secret in them
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("/clip ä.mp4", "/clip%20%C3%A4.mp4"),
+        ("/clip%20ä.mp4?name=ü b", "/clip%20%C3%A4.mp4?name=%C3%BC%20b"),
+        ("/clip%20%C3%A4.mp4?a=1+2&b=%2F/", "/clip%20%C3%A4.mp4?a=1+2&b=%2F/"),
+        ("/100%.mp4", "/100%25.mp4"),
+        ("/[a] {b} \\ 'c'.mp4#t=10", "/%5Ba%5D%20%7Bb%7D%20%5C%20'c'.mp4"),
+        # an argument of a command that is no UTF-8
+        ("/caf\udce9.mp4", "/caf%E9.mp4"),
+        ("", "/"),
+        ("?a", "/?a"),
+    ],
+)
+def test_what_is_asked_of_a_server(address, asked, server, video):
+    server.pages[asked] = video.read_bytes()
+    url = server.url.replace("http", "HTTP") + address
+    assert len(read_video(url, [3])[0]) == 1
+    assert set(server.calls) == {asked}
+
+
+def test_a_host_of_letters(monkeypatch):
+    called = []
+
+    def resolve(host, *arguments, **settings):
+        called.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for host in ("bücher.example", "xn--bcher-kva.example"):
+        with pytest.raises(VideoDecodingError, match=rf"^http://{host}/a\.mp4: it cannot be read"):
+            read_video(f"http://{host}/a.mp4")
+    assert called == ["xn--bcher-kva.example"] * 2
+
+
+# as it is written in an address, and as it is sent
+PASSWORDS = {"s3cret": "s3cret", "p%40s%2Fs%3As": "p@s/s:s", "ü:%25%C3%BC": "ü:%ü"}
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("has_ranges", [False, True])
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_password_goes_to_its_server_only(password, has_ranges, isolated, server, video):
+    asked = []
+    body = with_ranges(video.read_bytes()) if has_ranges else None
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.headers.get("Authorization"))
+        if body is not None:
+            body(handler)
+        else:
+            handler.send_response(200)
+            handler.end_headers()
+            handler.wfile.write(video.read_bytes())
+
+    def move_to(url: str) -> Callable[[BaseHTTPRequestHandler], None]:
+        move = redirect(url)
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            asked.append(handler.headers.get("Authorization"))
+            move(handler)
+
+        return answer
+
+    basic = "Basic " + base64.b64encode(f"me:{PASSWORDS[password]}".encode()).decode()
+    private = server.url.replace("//", f"//me:{password}@")
+    limits = VideoLimits(isolated=isolated)
+    server.pages["/video.mp4"] = answer
+    server.pages["/here"] = move_to("/video.mp4")
+    with serving() as other:
+        other.pages["/video.mp4"] = answer
+        server.pages["/away"] = move_to(f"{other.url}/video.mp4")
+        for path, expected in {"/video.mp4": {basic}, "/here": {basic}, "/away": {basic, None}}.items():
+            asked.clear()
+            assert len(read_video(private + path, [3], limits)[0]) == 1
+            assert set(asked) == expected
+        # to the other server, as the last one to be called
+        assert asked[-1] is None and asked[0] == basic
+        # and the address that is redirected to may hold its own
+        server.pages["/login"] = move_to(f"{private}/video.mp4".replace("ü", "%C3%BC"))
+        asked.clear()
+        assert len(read_video(f"{server.url}/login", [3], limits)[0]) == 1
+        assert asked[0] is None and set(asked[1:]) == {basic}
+
+
+def everything_said(error: BaseException | None) -> str:
+    said = ""
+    while error is not None:
+        said += f"{error} {error!r} {error.args}\n"
+        error = error.__cause__ or error.__context__
+    return said
+
+
+def repeat(handler: BaseHTTPRequestHandler) -> None:
+    """Says what it was asked, as a server that speaks no HTTP may."""
+    handler.wfile.write(f"{handler.path} {handler.headers['Authorization']}\r\n".encode())
+
+
+def refuse(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(403, f"not with {handler.path}")
+    handler.end_headers()
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_no_message_tells_a_secret(isolated, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    limits = VideoLimits(isolated=isolated)
+    server.pages |= {
+        "/text.mp4?token=s3cret": b"no video" * 100,
+        "/refused?token=s3cret": refuse,
+        "/repeated?token=s3cret": repeat,
+        "/elsewhere?token=s3cret": redirect("gopher://me:s3cret@nowhere/?token=s3cret"),
+        "/nowhere?token=s3cret": redirect("http://me:s3cret@a..b/?token=s3cret"),
+        "/circle?token=s3cret": redirect("/circle?token=s3cret"),
+    }
+    place = server.url.removeprefix("http://")
+    for address in (
+        *(f"http://me:s3cret@{place}{path}" for path in server.pages),
+        f"http://me:s3cret@{place}/missing?X-Amz-Signature=s3cret#s3cret",
+        "http://me:s3cret@a..b/",
+        "http://me:s3cret@127.0.0.1:99999/",
+        "http://me:s3cret@[::1/",
+        "http://me:/s3cret@nowhere/",
+        "http://me:#s3cret@nowhere/",
+        "http://me:x?s3cret@nowhere/",
+        "http://s3cret@/",
+        "http://me:s3cret@\N{FULLWIDTH SOLIDUS}/",
+        "http://me:s3cret@no where/",
+        # what is no address of a file
+        "rtsp://me:s3cret@nowhere/?token=s3cret",
+    ):
+        with pytest.raises(VideoDecodingError) as caught:
+            read_video(address, limits=limits)
+        assert "s3cret" not in everything_said(caught.value) and "me:" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("http://me:secret@host:80/a b.mp4", "http://host:80/a b.mp4"),
+        ("https://token@host/@user/a.mp4", "https://host/@user/a.mp4"),
+        ("https://host/a.mp4?", "https://host/a.mp4"),
+        ("https://host/a.mp4?id=1#t", f"https://host/a.mp4?sha256={hashlib.sha256(b'id=1').hexdigest()[:8]}"),
+        ("https://host/a.mp4?id=2", f"https://host/a.mp4?sha256={hashlib.sha256(b'id=2').hexdigest()[:8]}"),
+        ("https://[::1]/@a", "https://[::1]/@a"),
+        ("folder/me:x@host/a.mp4", "folder/me:x@host/a.mp4"),
+    ],
+)
+def test_addresses_without_secrets(name, shown):
+    assert sources.hide_secrets(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a [/b] |é\u200d\xa0.mp4", "a [/b] |é\u200d\xa0.mp4"),
+        ("a\x1b[31m\n\t\x9b.mp4", "a\\x1b[31m\\n\\t\\x9b.mp4"),
+        ("caf\udce9", "caf\\udce9"),
+        ("\N{RIGHT-TO-LEFT OVERRIDE}4pm.exe", "\\u202e4pm.exe"),
+    ],
+)
+def test_names_that_do_nothing_to_a_terminal(name, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VideoDecodingError) as caught:
+        read_video(name)
+    assert str(caught.value).startswith(f"{shown}: it cannot be read")

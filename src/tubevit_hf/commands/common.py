@@ -13,6 +13,8 @@ from typing import Annotated, Generic, Protocol, TypeVar
 
 import typer
 
+from ..tables import printable_lines, say
+
 
 class Positions(str, Enum):
     PRETRAINED = "pretrained"
@@ -83,7 +85,7 @@ class Watched(Generic[OfFileT]):
                 self.done += 1
                 if result.error is not None:
                     self.failed += 1
-                    bar.write(f"failed: {result.error}", file=sys.stderr)
+                    bar.write(printable_lines(f"failed: {result.error}"), file=sys.stderr)
                 bar.update()
                 yield result
 
@@ -93,7 +95,7 @@ class Watched(Generic[OfFileT]):
         try:
             yield
         except KeyboardInterrupt:
-            print(f"Stopped after {self.done} of {self.total}.{kept}", file=sys.stderr)
+            say(f"Stopped after {self.done} of {self.total}.{kept}", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
@@ -104,7 +106,7 @@ def one_line_errors() -> Generator[None, None, None]:
         try:
             yield
         except (ImportError, OSError, ValueError, TypeError) as error:
-            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            say(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(2) from error
 
 

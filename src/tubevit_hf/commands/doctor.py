@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from ..tables import PlainConsole, PlainTable
 from .common import one_line_errors
 
 
@@ -88,7 +88,7 @@ def examine_folder(folder: Path, workers: int | None, leave_out: Path | None, as
 def show_report(report: FolderReport, leave_out: Path | None) -> None:
     from ..data.listing import describe_passed_over
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     if not console.is_terminal:
         # where nobody watches, a finding is a line that can be searched for
         console.width = 10_000
@@ -103,7 +103,7 @@ def show_report(report: FolderReport, leave_out: Path | None) -> None:
         f"{len(report.findings) - num_grave} to look at."
     )
     if report.passed_over:
-        console.print(escape(describe_passed_over(report.passed_over).strip()))
+        console.print(describe_passed_over(report.passed_over).strip())
     if leave_out is not None:
         console.print(f"{leave_out} lists {len(report.leave_out)} files to leave out.")
         console.print(f"Next: tubevit train {report.folder} --leave-out {leave_out}")
@@ -111,8 +111,8 @@ def show_report(report: FolderReport, leave_out: Path | None) -> None:
         console.print(f"{len(report.leave_out)} files are better left out: --leave-out FILE writes a list of them.")
 
 
-def findings_table(report: FolderReport) -> Table:
-    table = Table("", "where", "finding", "what to do")
+def findings_table(report: FolderReport) -> PlainTable:
+    table = PlainTable("", "where", "finding", "what to do")
     shown: Counter[str] = Counter()
     totals = Counter(finding.kind for finding in report.findings)
     for finding in report.findings:
@@ -121,9 +121,9 @@ def findings_table(report: FolderReport) -> Table:
         if shown[kind] <= MAX_LINES:
             color = "red" if finding.gravity == "grave" else "yellow"
             table.add_row(
-                f"[{color}]{finding.gravity}[/]",
-                escape(finding.where),
-                escape(f"{kind}: {finding.message}"),
+                Text(finding.gravity, color),
+                finding.where,
+                f"{kind}: {finding.message}",
                 finding.advice,
             )
         elif shown[kind] == MAX_LINES + 1:
@@ -131,20 +131,13 @@ def findings_table(report: FolderReport) -> Table:
     return table
 
 
-def escape(text: str) -> str:
-    """Names of files as they are, where Rich would read [markup], and a terminal what is no letter."""
-    from rich.markup import escape
-
-    return escape("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
-
-
-def classes_table(report: FolderReport) -> Table:
+def classes_table(report: FolderReport) -> PlainTable:
     splits = list(dict.fromkeys(split for summary in report.classes for split in summary.videos))
     groups = [] if report.num_groups is None else ["groups"]
-    table = Table("class", *(split or "videos" for split in splits), *groups, "seconds", "fps", "pixels", "codec")
+    table = PlainTable("class", *(split or "videos" for split in splits), *groups, "seconds", "fps", "pixels", "codec")
     for summary in report.classes[:MAX_CLASSES]:
         table.add_row(
-            escape(summary.label),
+            summary.label,
             *(str(summary.videos.get(split, 0)) for split in splits),
             *([str(summary.groups or 0)] if groups else []),
             describe_seconds(summary),
@@ -195,13 +188,13 @@ def examine_machine() -> None:
 
     from ..model.number_types_tubevit import BFLOAT16_UNITS, has_bfloat16_units, seconds_of_product
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     capabilities = torch.cpu.get_capabilities()
     name = capabilities.get("cpu_name", platform.processor())
     console.print(f"CPU: {name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
     rows, width = 539, 768  # tokens of a clip, and TubeViT-B
     seconds = {kind: seconds_of_product(getattr(torch, kind), rows, width) for kind in ("float32", "bfloat16")}
-    table = Table(
+    table = PlainTable(
         "number type", "units", "GFLOP/s", "/ float32", title=f"Products of {rows}x{width} by {width}x{width}"
     )
     for kind, flags in (("int8", INT8_UNITS), ("bfloat16", BFLOAT16_UNITS), ("float32", FLOAT32_UNITS)):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..tables import say
 from .common import BatchSizeOption, DeviceOption, OutOption, Watched, WorkersOption, one_line_errors, share_cores
 
 
@@ -49,6 +50,6 @@ def embed(
         for _ in watched:
             pass
     num_read, num_files = watched.done - watched.failed, sum(map(len, embedding.shards))
-    print(f"{out}: {num_read} video(s) read, {num_files} in all.")
+    say(f"{out}: {num_read} video(s) read, {num_files} in all.")
     if watched.failed:
         raise typer.Exit(1)

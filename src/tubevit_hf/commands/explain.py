@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ..tables import say
 from .common import DeviceOption, OutOption, OverwriteOption, VideoModelOption, one_line_errors, share_cores
 
 
@@ -46,12 +47,13 @@ def explain(
         from ..folders import check_folder, written_whole
         from ..inference.explaining import explain_video
         from ..inference.running import get_processes, load_model
+        from ..model.video_sources_tubevit import printable
         from ..visualization import animate_explanation, draw_explanation
 
         check_folder(out, overwrite)
         loaded = load_model(model, device=device or get_processes().device)
         found = explain_video(loaded, video, method=method.value, label=label, num_windows=windows)
-        title = f"{found.label} {found.score:.1%} - {Path(video).name}"
+        title = printable(f"{found.label} {found.score:.1%} - {Path(found.video).name}")
         times = found.seconds, found.windows, found.drops
         with written_whole(out, overwrite) as folder:
             (folder / "explanation.gif").write_bytes(animate_explanation(found.frames, found.heat, *times, title))
@@ -62,8 +64,8 @@ def explain(
             (folder / "explanation.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     for entry in found.predictions:
-        print(f"{entry['label']:20} {entry['score']:.3f}")
+        say(f"{entry['label']:20} {entry['score']:.3f}")
     for line in found.tell():
-        print(line)
-    print(f"Alt text: {found.alt_text}")
-    print(f"Written: {out / 'explanation.gif'}, {out / 'explanation.png'}, {out / 'explanation.json'}")
+        say(line)
+    say(f"Alt text: {found.alt_text}")
+    say(f"Written: {out / 'explanation.gif'}, {out / 'explanation.png'}, {out / 'explanation.json'}")

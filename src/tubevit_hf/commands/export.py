@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from ..tables import PlainConsole
 from .common import OutOption, OverwriteOption, one_line_errors
 
 
@@ -123,7 +123,7 @@ def read_clips(
 def report(info: ModelInfo, out: Path) -> None:
     from ..export.folder import describe
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     worst = max(info.checks, key=lambda check: check.difference / check.allowed)
     shapes = len({tuple(check.shape) for check in info.checks})
     console.print(

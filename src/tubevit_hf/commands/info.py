@@ -7,8 +7,8 @@ from math import prod
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from ..tables import PlainConsole, PlainTable
 
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def info(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="PRESET") from error
 
-    console = Console()
+    console = PlainConsole()
     console.print(tube_table(config))
     console.print(part_table(config))
     if preset.upper() in PAPER:
@@ -42,15 +42,14 @@ def info(
         console.print(
             f"Paper: {vit} M parameters of the image ViT, {with_tubes} M with tubes (Table 11); "
             f"{teraflops} TFLOPs for {PAPER_VIEWS} views, {1000 * teraflops / PAPER_VIEWS:.1f} GFLOPs each.",
-            highlight=False,
         )
     else:
-        console.print("Paper: Table 11 has no such size.", highlight=False)
+        console.print("Paper: Table 11 has no such size.")
 
 
-def tube_table(config: TubeViTConfig) -> Table:
+def tube_table(config: TubeViTConfig) -> PlainTable:
     num_frames, height, width = config.native_size
-    table = Table(
+    table = PlainTable(
         "tube", "stride", "offset", "space-to-depth", "grid", "tokens", title=f"Tubes at {num_frames}x{height}x{width}"
     )
     for tube, grid in zip(config.resolved_tubes, config.token_grids()):
@@ -61,11 +60,11 @@ def tube_table(config: TubeViTConfig) -> Table:
     return table
 
 
-def part_table(config: TubeViTConfig) -> Table:
+def part_table(config: TubeViTConfig) -> PlainTable:
     from ..evaluation.complexity import PARTS, count_flops, count_parameters
 
     parameters, flops = count_parameters(config), count_flops(config)
-    table = Table("part", "parameters (M)", "GFLOPs a clip", title="Parameters and operations")
+    table = PlainTable("part", "parameters (M)", "GFLOPs a clip", title="Parameters and operations")
     for part in PARTS:
         table.add_row(part, f"{parameters[part] / 1e6:.2f}", f"{flops[part] / 1e9:.2f}")
     table.add_section()

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..tables import PlainConsole, PlainTable
 from .common import one_line_errors
 
 
@@ -45,7 +44,7 @@ def plan(
         first, *others = gpus or [8, 64]
         plans = {first: make_plan(recipe, first, teraflops, share, reading)}
         plans |= {number: replace(plans[first], num_gpus=number) for number in others}
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     console.print(plan_table(recipe, plans))
     console.print(
         f"Assumed: {teraflops:g} TFLOP/s a GPU, of which training reaches {100 * share:g}%; float32 weights and "
@@ -57,10 +56,10 @@ def plan(
         console.print(f"Measured: a core of this machine reads {reading.clips_per_second:.2f} clips a second.")
 
 
-def plan_table(recipe: str, plans: dict[int, Plan]) -> Table:
+def plan_table(recipe: str, plans: dict[int, Plan]) -> PlainTable:
     columns = [describe(plan) for plan in plans.values()]
     tokens = next(iter(plans.values())).tokens
-    table = Table("", *(f"{number} GPUs" for number in plans), title=f"Recipe {recipe}, {tokens:,} tokens a clip")
+    table = PlainTable("", *(f"{number} GPUs" for number in plans), title=f"Recipe {recipe}, {tokens:,} tokens a clip")
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     return table

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..tables import PlainConsole, PlainTable
 from .common import (
     BatchSizeOption,
     DeviceOption,
@@ -98,16 +99,19 @@ def parse_views(views: str) -> tuple[int, int]:
 
 def show(predictions: Iterable[Prediction], format: str) -> None:
     """Prints predictions as they come; a table at the end."""
-    from ..inference.prediction import csv_header, format_prediction
+    from ..inference.prediction import TEXT, csv_header, format_prediction
 
     if format == "json":
         print_list(predictions)
     elif format == "table":
-        Console().print(prediction_table(predictions))
+        PlainConsole().print(prediction_table(predictions))
     elif format == "nothing":
         for _ in predictions:
             pass
     else:
+        if format == "csv" and isinstance(sys.stdout, io.TextIOWrapper):
+            # as in a file
+            sys.stdout.reconfigure(**TEXT)
         print(csv_header() if format == "csv" else "", end="")
         for prediction in predictions:
             print(format_prediction(prediction, format), end="", flush=True)
@@ -124,8 +128,8 @@ def print_list(predictions: Iterable[Prediction]) -> None:
         print("[]" if before == "[" else "\n]")
 
 
-def prediction_table(predictions: Iterable[Prediction]) -> Table:
-    table = Table("video", "label", "score")
+def prediction_table(predictions: Iterable[Prediction]) -> PlainTable:
+    table = PlainTable("video", "label", "score")
     for prediction in predictions:
         for place, entry in enumerate(prediction.predictions or []):
             table.add_row("" if place else prediction.video, entry["label"], f"{entry['score']:.3f}")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..tables import PlainConsole, PlainTable
 from .common import one_line_errors
 
 
@@ -71,7 +70,7 @@ def probe(
             )
         )
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     console.print(
         f"{counts['clips']} clips of {counts['videos']} videos in {counts['groups']} groups; the largest class has "
         f"{largest_class(reports[0]):.1%} of the clips."
@@ -86,8 +85,8 @@ def largest_class(report: ProbeReport) -> float:
     return float(report.confusion.sum(axis=1).max() / len(report.labels))
 
 
-def accuracy_table(reports: list[ProbeReport]) -> Table:
-    table = Table("probe", "accuracy", "spread", "folds", "chosen")
+def accuracy_table(reports: list[ProbeReport]) -> PlainTable:
+    table = PlainTable("probe", "accuracy", "spread", "folds", "chosen")
     for report in reports:
         folds = " ".join(f"{accuracy:.1%}" for accuracy in report.accuracies)
         chosen = " ".join(f"{value:g}" for value in report.chosen)
@@ -95,17 +94,17 @@ def accuracy_table(reports: list[ProbeReport]) -> Table:
     return table
 
 
-def confusion_table(report: ProbeReport) -> Table:
+def confusion_table(report: ProbeReport) -> PlainTable:
     """Clips of each class by what they were taken for; of many classes the most frequent mistakes."""
     names, confusion = report.names, report.confusion
     if len(names) <= MAX_CLASSES:
-        table = Table(f"{report.method}: class", *names, title="clips by what they were taken for")
+        table = PlainTable(f"{report.method}: class", *names, title="clips by what they were taken for")
         for name, counts in zip(names, confusion):
             table.add_row(name, *(str(count) if count else "" for count in counts))
         return table
     mistakes = confusion.copy()
     mistakes[range(len(names)), range(len(names))] = 0
-    table = Table(f"{report.method}: class", "taken for", "clips", title="most frequent mistakes")
+    table = PlainTable(f"{report.method}: class", "taken for", "clips", title="most frequent mistakes")
     for place in mistakes.ravel().argsort(kind="stable")[::-1][:MAX_CLASSES]:
         label, predicted = divmod(int(place), len(names))
         if mistakes[label, predicted]:

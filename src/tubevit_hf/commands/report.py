@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..tables import PlainConsole, PlainTable
 from .common import (
     BatchSizeOption,
     DeviceOption,
@@ -96,10 +95,10 @@ def report(
             print("Stopped. No page was written.", file=sys.stderr)
             raise typer.Exit(130) from None
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = PlainConsole(soft_wrap=True)
     measurement = written.measurement
     console.print(summarize(measurement))
-    Console().print(class_table(measurement))
+    PlainConsole().print(class_table(measurement))
     for limit in measurement.limits:
         console.print(f"- {limit}")
     console.print()
@@ -131,8 +130,8 @@ def summarize(measurement: Measurement) -> str:
     return "\n".join(lines)
 
 
-def class_table(measurement: Measurement) -> Table:
-    table = Table("class", "videos", "recall", "precision", "F1")
+def class_table(measurement: Measurement) -> PlainTable:
+    table = PlainTable("class", "videos", "recall", "precision", "F1")
     for one in measurement.classes:
         table.add_row(
             one.label,

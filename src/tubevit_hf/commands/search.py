@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..tables import PlainConsole, PlainTable
 from .common import one_line_errors
 
 
@@ -35,7 +34,7 @@ def search(
     if as_json:
         print(json.dumps([neighbour.to_dict() for neighbour in neighbours], indent=2))
     else:
-        Console(highlight=False).print(neighbour_table(neighbours))
+        PlainConsole().print(neighbour_table(neighbours))
 
 
 def find(query: str, features: Path, model: str | None, top_k: int) -> list[Neighbour]:
@@ -55,8 +54,8 @@ def find(query: str, features: Path, model: str | None, top_k: int) -> list[Neig
     return neighbours.search(rows, embedded, top_k)
 
 
-def neighbour_table(neighbours: list[Neighbour]) -> Table:
-    table = Table("video", "similarity", "seconds", "label")
+def neighbour_table(neighbours: list[Neighbour]) -> PlainTable:
+    table = PlainTable("video", "similarity", "seconds", "label")
     for neighbour in neighbours:
         known = neighbour.start is not None and neighbour.end is not None
         seconds = f"{neighbour.start:.1f} to {neighbour.end:.1f}" if known else ""

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..tables import PlainConsole, PlainTable, say
 from .common import DeviceOption, TrustOption, VideoModelOption, one_line_errors
 
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from ..inference.timeline import Timeline
 
 
+# seconds from which on one sees that subtitles are late
+SHIFT = 0.1
 UNITS = {"": 1.0, "s": 1.0, "ms": 0.001}
 
 
@@ -73,7 +74,7 @@ def timeline(
             found = scan_timeline(loaded.model, processor, video, window, stride, progress=sys.stderr.isatty())
         segments = find_segments(found.times, found.scores, found.labels, threshold)
         if srt is not None:
-            srt.write_text(format_srt(segments), encoding="utf-8")
+            srt.write_text(format_srt(segments, found.start_seconds), encoding="utf-8")
         if picture is not None:
             from ..visualization import draw_timeline
 
@@ -82,15 +83,20 @@ def timeline(
     if as_json:
         print(json.dumps(describe(video, found, segments, top_k), indent=2))
     else:
-        Console().print(segment_table(segments))
+        PlainConsole().print(segment_table(segments))
+        if found.start_seconds >= SHIFT:
+            say(
+                f"Times are after the first frame, which players show at {found.start_seconds:.2f} s, as the sound "
+                "begins before it; --srt counts as they do."
+            )
     if found.stand_ins:
-        print(
+        say(
             f"{len(found.stand_ins)} frames cannot be decoded; the nearest stand in for them, from frame "
             f"{found.stand_ins[0].index} on.",
             file=sys.stderr,
         )
     if len(found.lost):
-        print(
+        say(
             f"failed: {len(found.lost)} of {len(found.times)} windows cannot be decoded, from second "
             f"{found.lost[0, 0]:g} to {found.lost[-1, 1]:g}.",
             file=sys.stderr,
@@ -102,22 +108,25 @@ def describe(video: str, found: Timeline, segments: list[Segment], top_k: int) -
     """What goes into the JSON."""
     import numpy as np
 
+    from ..model.video_sources_tubevit import hide_secrets
+
     windows = []
     for (start, end), scores in zip(found.times.tolist(), found.scores):
         best = np.argsort(-scores, kind="stable")[: 0 if np.isnan(scores).any() else top_k]
         predictions = [{"label": found.labels[index], "score": float(scores[index])} for index in best]
         windows.append({"start": start, "end": end, "predictions": predictions})
     return {
-        "video": video,
+        "video": hide_secrets(video),
         "seconds": found.seconds,
+        "start_seconds": found.start_seconds,
         "segments": [segment._asdict() for segment in segments],
         "windows": windows,
         "stand_ins": [stand_in._asdict() for stand_in in found.stand_ins],
     }
 
 
-def segment_table(segments: list[Segment]) -> Table:
-    table = Table("start", "end", "label", "score")
+def segment_table(segments: list[Segment]) -> PlainTable:
+    table = PlainTable("start", "end", "label", "score")
     for segment in segments:
         table.add_row(f"{segment.start:.2f}", f"{segment.end:.2f}", segment.label, f"{segment.score:.3f}")
     return table

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import of_extra
+from ..tables import say
 from .common import Watched, one_line_errors, share_cores
 
 
@@ -177,7 +178,7 @@ def one_line_failures(out: Path) -> Generator[None, None, None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"Stopped. {kept}", file=sys.stderr)
+        say(f"Stopped. {kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     except TrainingDiverged as error:
         raise ValueError(str(error)) from error
@@ -214,7 +215,7 @@ def write_page(folder: str, out: Path) -> Path | None:
         loaded = load_model(str(out), device=get_processes().device)
         return make_report(str(out), loaded, Path(folder), watch=Watched).page
     except ReportError as error:
-        print(f"No report: {error}", file=sys.stderr)
+        say(f"No report: {error}", file=sys.stderr)
         return None
 
 
@@ -223,18 +224,18 @@ def show(results: dict[str, Any]) -> None:
     if "accuracy" in results:
         found = results["accuracy"]
         low, high = found["interval_95"]
-        print(
+        say(
             f"Right: {found['right']} of {found['of']} validation videos, {found['value']:.1%} (95% interval "
             f"{low:.1%} to {high:.1%}); mean over classes {metrics['mean_class_accuracy']:.1%}."
         )
     else:
-        print(f"Mean average precision: {metrics['mean_average_precision']:.3f}.")
+        say(f"Mean average precision: {metrics['mean_average_precision']:.3f}.")
     for limit in results["limits"]:
-        print(f"- {limit}")
+        say(f"- {limit}")
 
 
 def show_next(out: Path, page: Path | None) -> None:
     if page is not None:
-        print(f"Is it good enough? {page} tells, from one view of each video, as `tubevit predict` sees it.")
-    print(f"Model, metrics and card are in {out}. To go on:")
-    print(f"  tubevit predict VIDEO_OR_FOLDER --model {out}")
+        say(f"Is it good enough? {page} tells, from one view of each video, as `tubevit predict` sees it.")
+    say(f"Model, metrics and card are in {out}. To go on:")
+    say(f"  tubevit predict VIDEO_OR_FOLDER --model {out}")

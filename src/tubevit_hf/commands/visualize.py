@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..tables import say
 from .common import DeviceOption, OutOption, OverwriteOption, one_line_errors, share_cores
 
 
@@ -55,13 +56,14 @@ def visualize(
             passage = None if loaded is None or clip is None else follow_clip(loaded, clip, watching("scores"))
             pictures, notes = draw_all(network, passage, folder)
             title = f"How {Path(model).name or model} works"
-            (folder / "index.html").write_text(render_gallery(title, pictures, notes), encoding="utf-8")
+            page = render_gallery(title, pictures, notes)
+            (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
-    print(f"{out / 'index.html'} shows:")
+    say(f"{out / 'index.html'} shows:")
     for picture in pictures:
-        print(f"  {', '.join(picture.files)}\n    {picture.caption}")
+        say(f"  {', '.join(picture.files)}\n    {picture.caption}")
     for note in notes:
-        print(note)
+        say(note)
 
 
 def find_class(name: str) -> Any:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from ..tables import PlainConsole, PlainTable
 
 
+# on any console
+AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 REPORT_NAME = "conversion_report.json"
 
 
@@ -49,24 +52,24 @@ class ConversionReport:
         Path(folder, REPORT_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     def print(self, console: Console | None = None) -> None:
-        console = console or Console()
-        table = Table("parameters", "number", "which", title=f"{self.source} ({self.family})")
+        console = console or PlainConsole()
+        table = PlainTable("parameters", "number", "which", title=f"{self.source} ({self.family})")
         table.add_row("copied", str(len(self.copied)), "")
         for title, keys in (("made", self.made), ("new", self.new), ("dropped", self.dropped)):
             for how, group in group_by_value(keys).items():
                 table.add_row(title, str(len(group)), f"{abbreviate(group)}: {how}")
         console.print(table)
-        table = Table("", "tokens", "GFLOPs")
+        table = PlainTable("", "tokens", "GFLOPs")
         for name, count in self.tokens.items():
             table.add_row(name, f"{count:,}", f"{self.flops[name] / 1e9:.2f}")
         console.print(table)
         console.print(
             f"{self.parameters['trainable'] / 1e6:.2f} M parameters to train, "
             f"{self.parameters['frozen'] / 1e6:.2f} M frozen.",
-            highlight=False,
+            **AS_IT_IS,
         )
         for note in self.notes:
-            console.print(f"Note: {note}", highlight=False)
+            console.print(f"Note: {note}", **AS_IT_IS)
 
 
 def group_by_value(items: dict[str, str]) -> dict[str, list[str]]:

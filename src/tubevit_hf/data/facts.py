@@ -155,7 +155,7 @@ def look_at(path: str, isolated: bool = False) -> Looked:
     limits = VideoLimits.from_environment()
     try:
         with VideoReader(path, replace(limits, isolated=True) if isolated else limits) as reader:
-            return look_through(reader, digest)
+            return look_through(reader, path, digest)
     except VideoDecodingError as error:
         return Looked(without_name(error, path), sha256=digest)
     except (av.error.FFmpegError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
@@ -171,7 +171,7 @@ def hash_file(path: str) -> str:
         return digest.hexdigest()
 
 
-def look_through(reader: VideoReader, digest: str) -> Looked:
+def look_through(reader: VideoReader, path: str, digest: str) -> Looked:
     total = reader.metadata.total_num_frames
     wanted = np.linspace(0, total - 1, min(total, MAX_FRAMES)).round().astype(np.int64)
     with warnings.catch_warnings():
@@ -184,7 +184,7 @@ def look_through(reader: VideoReader, digest: str) -> Looked:
         digest,
         len(wanted),
         len(metadata.stand_ins),
-        find_missing_seconds(reader),
+        find_missing_seconds(reader, path),
         *find_shown_size(reader, metadata),
         brightest=round(float(cells.max()), 2),
         darkest=round(float(cells.min()), 2),
@@ -213,7 +213,7 @@ def find_shown_size(reader: VideoReader, metadata: VideoFileMetadata) -> tuple[i
     return metadata.width or 0, metadata.height or 0, rotation
 
 
-def find_missing_seconds(reader: VideoReader) -> float:
+def find_missing_seconds(reader: VideoReader, path: str) -> float:
     """How much of the length that a file's header promises is not there, 0 where it promises none."""
     # such an index is that of a file that is there in full
     if reader.container is None or reader.stream is None or isinstance(reader.index, HeaderIndex):
@@ -231,7 +231,7 @@ def find_missing_seconds(reader: VideoReader) -> float:
         return 0.0
     # sound may go on when the last frame has been shown
     with contextlib.ExitStack() as resources:
-        file = open_source(reader.name, resources, reader.limits)
+        file = open_source(path, resources, reader.limits)
         with open_container(file, reader.limits) as container:
             end = 0.0
             # where reading fails, the file ends; PyAV raises IndexError where a stream appears late
@@ -239,7 +239,8 @@ def find_missing_seconds(reader: VideoReader) -> float:
                 for packet in container.demux():
                     if packet.pts is not None and packet.time_base is not None:
                         end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            missing = promised - (end - (container.start_time or 0) / 1e6)
+            # some files count the length from 0, others from where they start
+            missing = promised - max(end, end - (container.start_time or 0) / 1e6)
     return round(missing, 3) if missing > slack else 0.0
 
 

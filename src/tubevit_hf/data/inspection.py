@@ -19,7 +19,7 @@ from .groups import find_groups
 from .known_files import KnownFiles
 from .labelled import fold_name
 from .leaks import CLASS_GRAVE, CLASS_TELLING, GRAVE, TELLING, Leak, find_leaks
-from .listing import SPLITS, FolderListing, describe_passed_over, list_folder
+from .listing import SPLITS, FolderListing, describe_passed_over, fault_of_name, list_folder
 
 
 Gravity = Literal["grave", "warning"]
@@ -215,6 +215,11 @@ def inspect_videos(
             Finding("unreadable", "grave", video.name, video.fault, "mend it, or leave it out", (video.name,))
             for video in videos
             if video.fault is not None
+        ),
+        *(
+            Finding("name", "warning", video.name, fault, "rename it, or training and features pass it over")
+            for video in videos
+            if (fault := fault_of_name(folder / video.name))
         ),
         *broken,
         *repeated,

@@ -10,8 +10,10 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from transformers.utils import logging
 
+from ..model.video_sources_tubevit import hide_secrets
+from ..model.video_sources_tubevit import name_of as name_of_source
 from .annotations import AnnotationError, VideoFiles, read_csv
-from .listing import SPLITS, describe_passed_over, list_folder
+from .listing import SPLITS, describe_passed_over, fault_of_name, list_folder
 from .splits import (
     check_labels,
     check_splits,
@@ -143,6 +145,8 @@ def read_labels(file: str | Path, folder: str | Path) -> Dataset:
         if path is None:
             missing.append(name)
             continue
+        if fault := fault_of_name(path):
+            raise AnnotationError(f"{place}: {name_of_source(path)}: {fault}.")
         # several rows of the same name mean several labels
         files.claim(path, place, name, labels, once=False)
         facts = {name: (row.get(name) or "").strip() for name in ("group", "split")}
@@ -233,7 +237,7 @@ def relative(path: str, folder: str | Path) -> str:
     for place in (folder, Path(folder).absolute()):
         with suppress(ValueError):
             return PurePath(path).relative_to(place).as_posix()
-    return path
+    return hide_secrets(path)
 
 
 def texts_of(rows: Dataset) -> list[str]:

@@ -281,6 +281,15 @@ def is_image(path: str | Path) -> bool:
     return kind_of(os.path.basename(path)) is False
 
 
+def fault_of_name(path: str | Path) -> str | None:
+    """Why tables of data cannot hold a file, if they cannot: its name, or that of a folder above, is no UTF-8."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return "its name is no UTF-8, which tables of data need; rename it"
+    return None
+
+
 def kind_of_unfinished(name: str, suffixes: Sequence[str]) -> bool | None:
     """The kind of a file whose download is not complete; `None` if the name does not say so."""
     stem, suffix = os.path.splitext(name)

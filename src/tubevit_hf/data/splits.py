@@ -28,6 +28,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
 
+from ..model.video_sources_tubevit import hide_secrets, printable
 from .annotations import (
     AnnotationError,
     VideoFiles,
@@ -39,7 +40,7 @@ from .annotations import (
 )
 from .facts import open_all, open_video, recall_opened
 from .groups import match_groups
-from .listing import SPLIT_NAMES, SPLITS, ClassFolder, FolderListing, is_image, list_folder
+from .listing import SPLIT_NAMES, SPLITS, ClassFolder, FolderListing, fault_of_name, is_image, list_folder
 
 
 logger = logging.get_logger(__name__)
@@ -80,12 +81,15 @@ def load_classes(classes: Sequence[ClassFolder], listing: FolderListing, split: 
             raise AnnotationError(
                 f"{one.path}: it holds no {listing.kind}. Remove the folder if there is no such class."
             )
+        if fault := fault_of_name(one.path):
+            raise AnnotationError(f"{printable(str(one.path))}: {fault}.")
+    files = [(label, str(path)) for label, one in enumerate(classes) for path in one.files]
+    faults = {path: fault for _, path in files if (fault := fault_of_name(path))}
+    report_unusable(split or str(listing.folder), list(faults.items()))
+    kept = [(label, path) for label, path in files if path not in faults]
     names = ClassLabel(names=[one.label for one in classes])
     features = Features({"video": Value("string"), "label": names})
-    columns = {
-        "video": [str(path) for one in classes for path in one.files],
-        "label": [label for label, one in enumerate(classes) for _ in one.files],
-    }
+    columns = {"video": [path for _, path in kept], "label": [label for label, _ in kept]}
     return Dataset.from_dict(columns, features=features)
 
 
@@ -409,6 +413,6 @@ def read_groups(rows: Dataset, pattern: str) -> list[str]:
 
 def report_unusable(split: str, faults: list[tuple[str, str]]) -> None:
     if faults:
-        shown = "".join(f"\n  {video}: {fault}" for video, fault in faults[:10])
+        shown = "".join(f"\n  {printable(hide_secrets(video))}: {fault}" for video, fault in faults[:10])
         rest = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
         logger.warning(f"{len(faults)} video(s) of {split} are passed over:{shown}{rest}")

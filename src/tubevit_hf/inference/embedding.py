@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from datasets.arrow_writer import ArrowWriter
 from transformers import BaseVideoProcessor
 from transformers.utils import ModelOutput, logging
 
-from ..data.listing import describe_passed_over, list_folder
+from ..data.listing import describe_passed_over, fault_of_name, list_folder
 from ..folders import read_json, write_json
+from ..model.video_sources_tubevit import name_of
 from .identity import check_same
 from .reading import Reading, make_load, read_files
 from .running import LoadedModel, Runner, get_processes
@@ -171,6 +173,8 @@ class Embedding:
         writer: ArrowWriter | None = None
         failed: dict[str, str] = {}
         for file, (reading, values) in zip(files, self.runner.run(of_shard)):
+            if fault := fault_of_name(file):
+                reading, values = replace(reading, error=f"{name_of(file)}: {fault}."), None
             if values is None:
                 failed[file] = reading.error or ""
             else:

@@ -16,6 +16,7 @@ from ..explanation.scores import read_logits
 from ..model.modeling_tubevit import TubeViTForClassification
 from ..model.tubes_tubevit import Size
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
+from ..model.video_sources_tubevit import hide_secrets, printable
 from .prediction import list_best
 from .reading import read_by_settings
 from .running import LoadedModel
@@ -117,8 +118,9 @@ class VideoExplanation:
     def alt_text(self) -> str:
         """What the pictures show, for who cannot see them."""
         shown = "what counts for the label" if self.method == "gradient" else "where its attention lies; the label is"
+        name = printable(Path(self.video).name)
         return (
-            f"{len(self.frames)} frames of {Path(self.video).name}, and over each {shown} {self.label}, which has "
+            f"{len(self.frames)} frames of {name}, and over each {shown} {self.label}, which has "
             f"{self.score:.1%}. {' '.join(self.tell())}"
         )
 
@@ -177,7 +179,7 @@ def explain_video(
     windows = equal_windows(len(clip), num_windows) if num_windows > 1 else []
     drops = occlude_time(classifier, clips, windows, labels)[0].cpu().numpy() if windows else np.zeros(0)
     return VideoExplanation(
-        video=video,
+        video=hide_secrets(video),
         method=method,
         label=names[chosen],
         score=scores[chosen].item(),

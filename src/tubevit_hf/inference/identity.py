@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def hash_files(folder: Path) -> str:
     """SHA-256 over the names and bytes of all files in a folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(path.name.encode())
+        digest.update(os.fsencode(path.name))
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

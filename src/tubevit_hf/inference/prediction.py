@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ..evaluation.views import to_scores
+from ..model.video_sources_tubevit import hide_secrets
 from .identity import OutputMismatch, check_same
 from .reading import Reading, make_load, read_files
 from .running import LoadedModel, Runner, get_processes
@@ -22,7 +23,13 @@ from .running import LoadedModel, Runner, get_processes
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model sees in a file: labels with their scores, the highest first; or why it sees nothing."""
+    """What a model sees in a file: labels with their scores, the highest first; or why it sees nothing.
+
+    Args:
+        video: the file; of an address without user and password, and with a hash for its query.
+        predictions: `{"score": ..., "label": ...}` of each label.
+        error: what went wrong, if anything.
+    """
 
     video: str
     predictions: list[dict[str, Any]] | None = None
@@ -66,9 +73,9 @@ def predict_files(
 def name_best(reading: Reading, logits: torch.Tensor | None, config: PreTrainedConfig, top_k: int) -> Prediction:
     """The `top_k` labels of a file's views, `(views, labels)`."""
     if logits is None:
-        return Prediction(reading.file, error=reading.error)
+        return Prediction(hide_secrets(reading.file), error=reading.error)
     scores = to_scores(logits, config.problem_type).mean(dim=0)
-    return Prediction(reading.file, list_best(scores, config, top_k))
+    return Prediction(hide_secrets(reading.file), list_best(scores, config, top_k))
 
 
 def list_best(scores: torch.Tensor, config: PreTrainedConfig, top_k: int) -> list[dict[str, Any]]:
@@ -87,6 +94,8 @@ def read_logits(output: ModelOutput) -> torch.Tensor:
 
 CSV_COLUMNS = ("video", "place", "label", "score", "error")
 FORMATS = ("jsonl", "csv")
+# of a file of predictions: names are in CSV byte for byte as on the disk, also those that are no UTF-8
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 def csv_header() -> str:
@@ -142,12 +151,12 @@ class PredictionFile:
                 raise OutputMismatch(f"{self.path}: it exists, and nothing tells what made it. Choose another.")
             check_same(settings, made_with)
             if not self.path.exists():
-                self.path.write_text(self.header)
+                self.path.write_text(self.header, encoding="utf-8", newline="")
             if any(self.list_parts()) or not self.ends_whole():
                 self.merge()
         self.state.wait_for_everyone()
         done = {video for video, _ in self.read(self.path)}
-        missing = [file for file in self.files if file not in done]
+        missing = [file for file in self.files if hide_secrets(file) not in done]
         return missing[self.state.process_index :: self.state.num_processes]
 
     @property
@@ -169,7 +178,7 @@ class PredictionFile:
         return data.endswith(b"\n") or not data
 
     def write(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        with self.part.open("a", encoding="utf-8", newline="") as file:
+        with self.part.open("a", **TEXT) as file:
             for prediction in predictions:
                 # at once, so that what a process leaves that is killed are whole files
                 file.write(format_prediction(prediction, self.format))
@@ -185,11 +194,11 @@ class PredictionFile:
 
     def merge(self) -> None:
         """Makes one file, in order; files that are no longer asked for come first."""
-        order = {file: number for number, file in enumerate(self.files)}
+        order = {hide_secrets(file): number for number, file in enumerate(self.files)}
         parts = self.list_parts()
         found = {video: text for path in (self.path, *parts) for video, text in self.read(path)}
         whole = self.path.with_name(f"{self.path.name}.part")
-        with whole.open("w", encoding="utf-8", newline="") as file:
+        with whole.open("w", **TEXT) as file:
             file.write(self.header)
             for video in sorted(found, key=lambda video: order.get(video, -1)):
                 file.write(found[video])
@@ -200,7 +209,8 @@ class PredictionFile:
     def read(self, path: Path) -> Iterator[tuple[str, str]]:
         """The videos in a file, each with its lines; the last one of a line that was not written to its end is left
         out."""
-        text = path.read_text(encoding="utf-8")
+        with path.open(**TEXT) as file:
+            text = file.read()
         text = text[: text.rfind("\n") + 1]
         if self.format == "jsonl":
             for line in text.splitlines(keepends=True):

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, BaseVideoProcessor
-from transformers.image_utils import load_image
 from transformers.video_utils import VideoMetadata
 
 from ..data.clips import EvaluationViews
 from ..data.listing import VIDEO_SUFFIXES, describe_passed_over, list_folder
+from ..model.video_processing_tubevit import open_picture
+from ..model.video_sources_tubevit import name_of
 
 
 @dataclass
@@ -57,7 +58,7 @@ class BySettings:
 
     def __call__(self, file: str) -> Reading:
         if not isinstance(self.processor, BaseVideoProcessor):
-            return Reading(file, dict(self.processor(load_image(file), return_tensors="pt")))
+            return Reading(file, dict(self.processor(open_picture(file), return_tensors="pt")))
         inputs, metadata = read_by_settings(self.processor, file, self.num_frames)
         return Reading(file, inputs, clip_seconds(metadata, len(inputs["pixel_values"])), length=metadata.duration)
 
@@ -128,7 +129,7 @@ class FilesToRead(Dataset[Reading]):
             return Reading(file, error=str(error) or type(error).__name__)
         except RuntimeError as error:
             # of torch and its operators, which do not name the file
-            return Reading(file, error=f"{file}: {error}")
+            return Reading(file, error=f"{name_of(file)}: {error}")
 
 
 def read_files(

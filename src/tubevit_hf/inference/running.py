@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification, Au
 from transformers.utils import ModelOutput
 
 from ..folders import MODEL_INFO
+from ..model.video_sources_tubevit import name_of
 from .identity import hash_files, hash_weights
 from .reading import Processor, Reading
 
@@ -95,7 +96,7 @@ class Runner:
                 # some of them are not for this model: which?
                 return [result for reading in readings for result in self.run_together([reading])]
             (reading,) = readings
-            return [(Reading(reading.file, error=f"{reading.file}: {error}"), None)]
+            return [(Reading(reading.file, error=f"{name_of(reading.file)}: {error}"), None)]
         results = iter(outputs)
         return [
             (replace(reading, inputs={}), None if reading.error is not None else next(results)) for reading in readings

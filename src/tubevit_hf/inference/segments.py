@@ -6,9 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..model.video_sources_tubevit import printable
+
 
 # seconds: lengths that are equal but for so much are equal
 ROUNDING = 1e-6
+# players take for tags and commands what stands in some brackets or behind a backslash
+IN_SUBTITLES = str.maketrans(
+    "<>{}\\", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}()/"
+)
 
 
 class Segment(NamedTuple):
@@ -118,12 +124,19 @@ def close_gaps(runs: list[tuple[int, int]], bounds: np.ndarray, min_length: floa
     return closed
 
 
-def format_srt(segments: Sequence[Segment]) -> str:
-    """Segments as subtitles, which players show over the video."""
+def format_srt(segments: Sequence[Segment], start_seconds: float = 0.0) -> str:
+    """Segments as subtitles, which players show over the video.
+
+    Args:
+        segments: in seconds after the first frame.
+        start_seconds: when players show that frame, see [`Timeline`].
+    """
     entries = []
     for number, segment in enumerate(segments, start=1):
-        span = f"{format_time(segment.start)} --> {format_time(segment.end)}"
-        entries.append(f"{number}\n{span}\n{segment.label} ({segment.score:.0%})\n")
+        span = f"{format_time(start_seconds + segment.start)} --> {format_time(start_seconds + segment.end)}"
+        # an empty line would end the entry
+        label = " ".join(segment.label.split()).translate(IN_SUBTITLES)
+        entries.append(f"{number}\n{span}\n{printable(label)} ({segment.score:.0%})\n")
     return "\n".join(entries)
 
 

@@ -6,7 +6,6 @@ they are prepared when it is scored.
 """
 
 import os
-import re
 import threading
 import time as clock
 import warnings
@@ -23,7 +22,7 @@ from ..model.video_decoding_tubevit import FrameBuffer, VideoDecodingError, Vide
 from ..model.video_index_tubevit import FORMATS_WITHOUT_PTS, read_time_base
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from ..model.video_sampling_tubevit import ROUNDING
-from ..model.video_sources_tubevit import FORMATS
+from ..model.video_sources_tubevit import FORMATS, name_of
 from .windows import Classifier, FrameState, WindowScorer, check_seconds, count_windows
 
 
@@ -362,8 +361,7 @@ def open_stream(
         VideoDecodingError: it cannot be opened or read, or its clock goes back.
     """
     path = os.fspath(source)
-    # an address may hold a password
-    name = re.sub(r"//[^/@]*@", "//", path)
+    name = name_of(path)
     limits = VideoLimits.from_environment()
     settings = limits.container_options()
     if "://" in path:

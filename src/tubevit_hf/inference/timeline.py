@@ -51,6 +51,8 @@ class Timeline:
         labels: names of the classes.
         seconds: length of the video.
         stand_ins: frames that could not be decoded, and what is there instead.
+        start_seconds: when the first frame is shown, in seconds after the beginning of the file as players count it:
+            above 0 where the sound begins before the picture. Players show what is at a time so much later.
     """
 
     times: np.ndarray
@@ -58,6 +60,7 @@ class Timeline:
     labels: list[str]
     seconds: float
     stand_ins: list[StandIn]
+    start_seconds: float = 0.0
 
     @property
     def lost(self) -> np.ndarray:
@@ -193,7 +196,8 @@ class Scan:
             )
         times = np.stack((self.starts, self.starts + self.window), axis=1)
         stand_ins = [self.stand_ins[place] for place in sorted(self.stand_ins)]
-        return Timeline(times, self.scores, self.scorer.labels, self.seconds, stand_ins)
+        start = self.reader.metadata.start_seconds
+        return Timeline(times, self.scores, self.scorer.labels, self.seconds, stand_ins, start)
 
     def split(self) -> Iterator[tuple[int, int]]:
         """Parts of the wanted frames, none of which ends between two keyframes, so that nothing is decoded twice. All

@@ -19,6 +19,7 @@ from av.stream import Discard, Disposition
 from av.video.reformatter import VideoReformatter
 from transformers.video_utils import VideoMetadata
 
+from .video_colours_tubevit import convert, name_unknown_matrix
 from .video_index_tubevit import (
     FrameClock,
     FrameGroup,
@@ -196,6 +197,7 @@ class VideoReader:
             if num_frames == 0:
                 raise VideoDecodingError("the video stream holds no frames.")
             self.metadata = self.read_metadata(num_frames)
+            self.warn_of_colours()
             # all went well: what is open stays open until `close`
             self.resources = resources.pop_all()
 
@@ -321,6 +323,17 @@ class VideoReader:
             all_frame_seconds=self.seconds,
             start_seconds=self.find_start(),
         )
+
+    def warn_of_colours(self) -> None:
+        assert self.stream is not None
+        context = self.stream.codec_context
+        matrix = name_unknown_matrix(int(context.colorspace), context.format)
+        if matrix is not None:
+            warnings.warn(
+                f"{self.name}: its colours are stored by a matrix that FFmpeg does not convert ({matrix}); the "
+                "nearest is used, and they are a little off.",
+                stacklevel=4,
+            )
 
     def known_seconds(self) -> np.ndarray | None:
         """When each frame is shown, in seconds after the first, where no more has to be read to tell."""
@@ -613,8 +626,7 @@ class FrameBuffer:
             self.stored = frame.width, frame.height
             self.matrix = read_display_matrix(frame)
         width, height = self.stored
-        converted = self.reformatter.reformat(frame, width=width, height=height, format="rgb24")
-        pixels = orient(view_pixels(converted), self.matrix)
+        pixels = orient(view_pixels(convert(frame, self.reformatter, width, height)), self.matrix)
         # torch knows no negative strides, and is slow where rows have gaps between them
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         self.put(position.__index__(), image)
@@ -690,11 +702,7 @@ def choose_stream(container: av.container.InputContainer, limits: VideoLimits) -
     if stream.codec_context is None:
         raise VideoDecodingError("FFmpeg has no decoder for its video.")
     limits.check_codec(stream.codec_context.codec.name)
-    if stream.width * stream.height > limits.max_pixels:
-        raise VideoDecodingError(
-            f"frames of {stream.width} x {stream.height} pixels are too large; at most {limits.max_pixels} pixels are "
-            "read (`VideoLimits.max_pixels`)."
-        )
+    limits.check_size(stream.width, stream.height)
     return stream
 
 

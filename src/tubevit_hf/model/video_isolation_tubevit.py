@@ -35,7 +35,8 @@ NUM_SLOTS = 4
 LONGEST_ANSWER = 2**28
 # what a worker sees of the environment: no keys, no tokens
 ENVIRONMENT = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "HF_HOME", "HF_MODULES_CACHE"),
+    *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "TMPDIR"),
+    *("LD_LIBRARY_PATH", "HF_HOME", "HF_MODULES_CACHE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 START = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve({line}, {memory})"

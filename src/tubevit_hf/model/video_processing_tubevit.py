@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video files, arrays and tensors become the clips that TubeViT reads."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,7 +36,7 @@ from .video_sampling_tubevit import (
     uniform_frames,
     window_frames,
 )
-from .video_sources_tubevit import VideoDecodingError, VideoSource
+from .video_sources_tubevit import VideoDecodingError, VideoLimits, VideoSource, is_address, name_of, open_source
 
 
 logger = logging.get_logger(__name__)
@@ -387,10 +388,26 @@ def is_list_of_pictures(video: object) -> TypeGuard[Pictures]:
 
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     """`(height, width, 3)`, uint8."""
+    return np.asarray(open_picture(path))
+
+
+def open_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """An image in RGB, by its path or at an address, which is called as that of a video.
+
+    Raises:
+        VideoDecodingError: it cannot be read.
+    """
+    file, name = os.fspath(path), name_of(path)
     try:
-        return np.asarray(load_image(os.fspath(path)))
+        with contextlib.ExitStack() as resources:
+            limits = VideoLimits.from_environment()
+            opened: Any = open_source(file, resources, limits) if is_address(file) else None
+            return load_image(file if opened is None else Image.open(opened))
+    except VideoDecodingError as error:
+        raise VideoDecodingError(f"{name}: {error}") from error.__cause__
     except (OSError, ValueError) as error:
-        raise VideoDecodingError(f"{path}: it is no image that Pillow can read ({error}).") from error
+        reason = str(error).replace(file, name)
+        raise VideoDecodingError(f"{name}: it is no image that Pillow can read ({reason}).") from None
 
 
 def to_rgb(videos: object) -> object:

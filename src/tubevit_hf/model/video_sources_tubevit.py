@@ -5,7 +5,9 @@ Videos come from strangers. FFmpeg reads hundreds of formats, some of which name
 usual ones are open to a file, and addresses are read here, never by FFmpeg.
 """
 
+import base64
 import contextlib
+import hashlib
 import http
 import http.client
 import io
@@ -21,6 +23,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
@@ -28,6 +31,8 @@ from typing import IO, Any, BinaryIO
 
 import av
 from av.format import formats_available
+
+from .video_animations_tubevit import AnimationError, convert_animation, read_size
 
 
 # What can be read
@@ -125,6 +130,13 @@ class VideoLimits:
             options["codec_whitelist"] = ",".join(CODECS)
         return options
 
+    def check_size(self, width: int, height: int) -> None:
+        if width * height > self.max_pixels:
+            raise VideoDecodingError(
+                f"frames of {width} x {height} pixels are too large; at most {self.max_pixels} pixels are read "
+                "(`VideoLimits.max_pixels`)."
+            )
+
     def check_codec(self, name: str) -> None:
         if not self.any_format and name not in CODECS:
             raise VideoDecodingError(f"its codec is {name!r}, {NOT_USUAL}")
@@ -178,12 +190,49 @@ def find_format(file: OpenFile, limits: VideoLimits) -> str | None:
     return next((name for _, name, message in logs if message.startswith("Format not on whitelist")), None)
 
 
+# Names
+
+
 def name_of(source: VideoSource) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+    """What messages call a source: without secrets, and in letters that do nothing to a terminal."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
-    return str(getattr(source, "name", source))
+    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source)
+    return printable(hide_secrets(os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else str(name)))
+
+
+def printable(text: str) -> str:
+    """Escapes control characters, ends of lines, marks that turn the direction of writing, and what is no UTF-8."""
+    return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+# lone surrogates are how Python reads a file's name that is no UTF-8
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def hide_secrets(name: str) -> str:
+    """An address without user, password and fragment, and with a hash for its query, which can hold a token and tells
+    addresses apart; any other name as it is."""
+    found = ADDRESS.fullmatch(name)
+    if found is None:
+        return name
+    scheme, place, path, query = found.groups()
+    host = place.rpartition("@")[2]
+    port = HOST.fullmatch(host)
+    if (port is None and "@" in name) or (port is not None and port[1] and "@" in path):
+        # a password that holds a slash, a question mark or a number sign
+        return hide_secrets(scheme + name.rpartition("@")[2])
+    hashed = hashlib.sha256(query.encode(errors="surrogatepass")).hexdigest()[:8] if query else ""
+    return f"{scheme}{host}{path}{hashed and '?sha256='}{hashed}"
+
+
+# scheme; user, host and port; path; query
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL)
+HOST = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(:[0-9]+)?")
+
+
+def is_address(path: str) -> bool:
+    return re.match("https?://", path, re.IGNORECASE) is not None
 
 
 def check_source(source: VideoSource) -> None:
@@ -198,6 +247,22 @@ def check_source(source: VideoSource) -> None:
 
 def open_source(source: VideoSource, resources: contextlib.ExitStack, limits: VideoLimits) -> OpenFile:
     """What FFmpeg can open: a path with its protocol, or a file object, which `resources` closes if it is our own."""
+    file = open_as_it_is(source, resources, limits)
+    with contextlib.ExitStack() as meanwhile:
+        stored: Any = file
+        if isinstance(file, str):
+            stored = meanwhile.enter_context(open(file.removeprefix("file:"), "rb"))
+        size = read_size(stored)
+        if size is None:
+            return file
+        limits.check_size(*size)
+        try:
+            return convert_animation(stored, name_of(source), resources, limits.max_decoded)
+        except AnimationError as error:
+            raise VideoDecodingError(str(error)) from error.__cause__
+
+
+def open_as_it_is(source: VideoSource, resources: contextlib.ExitStack, limits: VideoLimits) -> OpenFile:
     check_source(source)
     if isinstance(source, bytes):
         source = io.BytesIO(source)
@@ -206,8 +271,11 @@ def open_source(source: VideoSource, resources: contextlib.ExitStack, limits: Vi
             raise VideoDecodingError("it is empty.")
         return source
     path = os.fspath(source)
-    if path.startswith(("http://", "https://")):
+    if is_address(path):
         return open_url(path, resources, limits)
+    if ADDRESS.fullmatch(path) and not os.path.exists(path):
+        # the system's error would tell all of it
+        raise VideoDecodingError("it is no file, and of addresses only http(s) ones are read.")
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise VideoDecodingError(f"it is {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}.")
@@ -222,6 +290,47 @@ def open_source(source: VideoSource, resources: contextlib.ExitStack, limits: Vi
 
 
 # Addresses
+
+
+def split_address(address: str) -> tuple[str, str | None]:
+    """An address as it is sent, where browsers show letters and blanks; and the `Authorization` of the user in it.
+
+    Raises:
+        VideoDecodingError: it has no host, or a host or port that cannot be.
+    """
+    url = None
+    # Python's errors would tell the password
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(address)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+        if HOST_NAME.fullmatch(host):
+            place = (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
+            url = urllib.parse.urlunsplit((parts.scheme, place, encode(parts.path) or "/", encode(parts.query), ""))
+    if url is None:
+        raise VideoDecodingError(
+            "its address cannot be: http(s)://HOST/PATH, or http(s)://USER:PASSWORD@HOST:PORT/PATH, with %2F, %3F, "
+            "%23 and %40 for / ? # and @ in a password."
+        )
+    if not parts.username and not parts.password:
+        return url, None
+    login = f"{parts.username or ''}:{parts.password or ''}".encode(errors="surrogateescape")
+    return url, "Basic " + base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+
+
+# or an address of version 6, with its zone
+HOST_NAME = re.compile("[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?", re.IGNORECASE)
+
+
+def encode(text: str) -> str:
+    """Percent-encodes what is not encoded yet."""
+    text = re.sub("%(?![0-9A-Fa-f]{2})", "%25", text)
+    return urllib.parse.quote(text, safe="%/:?@!$&'()*+,;=~", errors="surrogateescape")
+
+
+def origin_of(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port: who gets a password."""
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def open_url(url: str, resources: contextlib.ExitStack, limits: VideoLimits) -> OpenFile:
@@ -249,14 +358,15 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, url: str, limits: VideoLimits):
         super().__init__()
-        self.url, self.limits = url, limits
+        self.limits, self.login = limits, Login()
+        self.url = self.login.take(url)
         self.seconds, self.num_bytes = 0.0, 0
         self.size: int | None = None
         # of the next byte that is read, and of the next that the server sends
         self.position = self.place = 0
         self.response: http.client.HTTPResponse | None = None
         self.line: socket.socket | None = None
-        self.opener = make_opener(limits, self.dial)
+        self.opener = make_opener(limits, self.dial, self.login)
 
     def dial(self, address: tuple[str, int], timeout: float, source_address: None = None) -> socket.socket:
         """As `socket.create_connection`, to public addresses only if the limits say so."""
@@ -310,12 +420,19 @@ class RemoteFile(io.RawIOBase):
         """Asks for the bytes from a place on."""
         self.hang_up()
         request = urllib.request.Request(self.url, headers={"Range": f"bytes={place}-"})
+        response, refusal = None, ""
         with self.waiting() as silence:
             try:
                 response = self.opener.open(request, timeout=silence)
             except urllib.error.HTTPError as error:
                 error.close()  # or the connection would stay open as long as the error is kept
-                raise
+                phrase = http.client.responses.get(error.code, "unknown")
+                refusal = f"it cannot be read (HTTP Error {error.code}: {phrase})."
+            except http.client.HTTPException as error:
+                refusal = f"it cannot be read ({type(error).__name__})."
+        if response is None:
+            # what the server says, in words of its own, may repeat the address with all that is secret in it
+            raise VideoDecodingError(refusal)
         self.response, self.place = response, place
         size = None
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
@@ -391,7 +508,30 @@ class RemoteFile(io.RawIOBase):
 Dial = Callable[..., socket.socket]
 
 
-def make_opener(limits: VideoLimits, dial: Dial) -> urllib.request.OpenerDirector:
+class Login(urllib.request.BaseHandler):
+    """Sends user and password of an address to the server that they were given for, and to no other."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str | None, int | None], str] = {}
+
+    def take(self, address: str) -> str:
+        """Gives an address as it is sent, without them."""
+        url, authorization = split_address(address)
+        if authorization is not None:
+            self.known[origin_of(url)] = authorization
+        return url
+
+    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+        authorization = self.known.get(origin_of(request.full_url))
+        if authorization is not None:
+            # urllib sends the other headers on to where it is redirected
+            request.add_unredirected_header("Authorization", authorization)
+        return request
+
+    https_request = http_request
+
+
+def make_opener(limits: VideoLimits, dial: Dial, login: Login) -> urllib.request.OpenerDirector:
     """For http(s) only, redirects included."""
     opener = urllib.request.OpenerDirector()
     # a proxy is an address of the own network, and would hide where a URL leads
@@ -400,7 +540,8 @@ def make_opener(limits: VideoLimits, dial: Dial) -> urllib.request.OpenerDirecto
         urllib.request.ProxyHandler(proxies),
         Http(dial),
         Https(dial),
-        Redirects(limits.max_redirects),
+        Redirects(limits.max_redirects, login),
+        login,
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
     ):
@@ -413,8 +554,8 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
     max_redirections = max_repeats = sys.maxsize
 
-    def __init__(self, max_redirects: int):
-        self.left = max_redirects
+    def __init__(self, max_redirects: int, login: Login):
+        self.left, self.login = max_redirects, login
 
     def redirect_request(
         self,
@@ -425,14 +566,20 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        if not newurl.startswith(("http://", "https://")):
+        if not is_address(newurl):
             fp.close()
-            raise VideoDecodingError(f"it redirects to {newurl!r}, which is not allowed: to http(s) addresses only.")
+            target = name_of(newurl)
+            raise VideoDecodingError(f"it redirects to {target!r}, which is not allowed: to http(s) addresses only.")
         if self.left <= 0:
             fp.close()
             raise VideoDecodingError("it redirects in circles, or too often (`VideoLimits.max_redirects`).")
         self.left -= 1
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        try:
+            url = self.login.take(newurl)
+        except VideoDecodingError:
+            fp.close()
+            raise
+        return super().redirect_request(req, fp, code, msg, headers, url)
 
 
 class Http(urllib.request.HTTPHandler):

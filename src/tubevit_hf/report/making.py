@@ -105,7 +105,8 @@ def make_report(
     mistakes, uncertain = choose_clips(measurement)
     strips: Iterable[Any] = draw_strips(loaded, [*mistakes, *uncertain])
     drawn = list(strips if watch is None else watch(strips, len(mistakes) + len(uncertain)))
-    write_text(page, render_page(measurement, drawn[: len(mistakes)], drawn[len(mistakes) :]))
+    # names that are no UTF-8
+    write_text(page, render_page(measurement, drawn[: len(mistakes)], drawn[len(mistakes) :]), "backslashreplace")
     kept_card = None
     if card is None and in_folder:
         card = Path(model, CARD)
@@ -190,5 +191,5 @@ def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> boo
         environment=measurement.environment,
         details=describe_training(measurement),
     )
-    write_text(path, str(card))
+    write_text(path, str(card), "backslashreplace")
     return True

@@ -310,12 +310,11 @@ def shorten(value: Value) -> Value:
 
 def show_trials(trials: Trials) -> None:
     """A table, the best first, and what the best would be as arguments."""
-    from rich.console import Console
-    from rich.table import Table
+    from ..tables import PlainConsole, PlainTable
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     best, defaults = trials.best, trials.tried[0]
-    table = Table("trial", "log loss", "right", "time", "settings", title="On training videos that were held out")
+    table = PlainTable("trial", "log loss", "right", "time", "settings", title="On training videos that were held out")
     ranked = sorted(enumerate(trials.tried), key=lambda pair: math.inf if pair[1]["loss"] is None else pair[1]["loss"])
     for number, trial in ranked:
         table.add_row(

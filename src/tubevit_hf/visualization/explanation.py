@@ -63,7 +63,7 @@ def draw_explanation(
     height = 1.5 * frames.shape[2] / frames.shape[3]
     heights = [height, height, *[1.2] * panels, 0.2 + 0.17 * len(notes)]
     figure = Figure(figsize=(max(6.5, 1.5 * num_columns), sum(heights) + 1.4), layout="constrained")
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.suptitle(title, fontsize=13, fontweight="bold", parse_math=False)
     grid = figure.add_gridspec(len(heights), num_columns, height_ratios=heights)
     covered = lay_over(frames, heat).numpy()
     pictures: list[Axes] = []
@@ -106,7 +106,7 @@ def draw_explanation(
     if notes:
         text = figure.add_subplot(grid[-1, :])
         text.axis("off")
-        text.text(0, 1, "\n".join(notes), fontsize=8.5, va="top", transform=text.transAxes)
+        text.text(0, 1, "\n".join(notes), fontsize=8.5, va="top", transform=text.transAxes, parse_math=False)
     return figure
 
 

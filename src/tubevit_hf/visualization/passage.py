@@ -205,7 +205,7 @@ class Stage:
             axes.add_patch(Rectangle((0, place + 0.45), 1, 0.26, facecolor=theme.faint, alpha=0.18))
             axes.add_patch(Rectangle((0, place + 0.45), score, 0.26, facecolor=theme.ink if leads else theme.faint))
             style = {"fontsize": SMALL + 0.5, "color": theme.ink, "fontweight": "bold" if leads else "normal"}
-            axes.text(0, place + 0.36, label, va="bottom", **style)
+            axes.text(0, place + 0.36, label, va="bottom", parse_math=False, **style)
             axes.text(1, place + 0.36, f"{score:.0%}", va="bottom", ha="right", **style)
         axes.set(xlim=(0, 1), ylim=(max(len(scores), 4), 0))
         axes.axis("off")

@@ -37,7 +37,7 @@ def draw_timeline(
             axes.broken_barh(
                 [(start, end - start)], (rows[label] - 0.45, 0.9), facecolor="none", edgecolor="tab:orange"
             )
-    axes.set_yticks(range(len(shown)), list(rows), fontsize=8)
+    axes.set_yticks(range(len(shown)), list(rows), fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
     figure.colorbar(image, ax=axes, label="probability")
