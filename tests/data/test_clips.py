@@ -16,7 +16,7 @@ from tubevit_hf.data import (
     collate_clips,
     pack_clips,
 )
-from tubevit_hf.data.clips import make_sampler, spatial_crops
+from tubevit_hf.data.clips import FrameSampler, spatial_crops
 
 from ..support.tiny import rows_of, tiny_video_processor
 
@@ -98,8 +98,8 @@ def test_views_are_crops_of_spaced_clips(videos):
 def test_views_of_all_of_a_video_lie_between_each_other(total, num_clips):
     """Frames as far apart as those that the model is trained on."""
     metadata = VideoMetadata(total_num_frames=total, fps=25, video_backend="pyav")
-    clips = make_sampler(7, None, "spaced", num_clips)(metadata).reshape(num_clips, 7)
-    training = make_sampler(7, None, "random")(metadata)
+    clips = FrameSampler(7, None, "spaced", num_clips)(metadata).reshape(num_clips, 7)
+    training = FrameSampler(7, None, "random")(metadata)
     assert clips[0].tolist() == training.tolist()
     in_between = clips.T.reshape(-1)
     assert (np.diff(in_between) >= 0).all()
