@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows make the batches of an epoch: of one dataset, or of several that are trained jointly.
 
-The order depends on the seed and the epoch alone, so that a run that is resumed goes on where it was, and any number of
-processes sees what a single one would see. Each pass over the batches is the next epoch, unless `set_epoch` says
+The order depends on the seed and the epoch alone, so that a run that is resumed goes on where it was, and any number
+of processes sees what a single one would see. Each pass over the batches is the next epoch, unless `set_epoch` says
 otherwise.
 """
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from math import prod
@@ -118,12 +118,12 @@ def number_names(label2id: object) -> dict[str, int]:
     return {label: as_class_number("label2id", number) for label, number in label2id.items()}
 
 
-def invert(id2label: dict[int, str]) -> dict[str, int]:
+def invert(id2label: Mapping[Any, str]) -> dict[str, int]:
     """`label2id`; where classes share a name, as ImageNet's two cranes do, the last has it."""
     return {label: number for number, label in id2label.items()}
 
 
-def agrees(label2id: dict[str, int], id2label: dict[int, str]) -> bool:
+def agrees(label2id: Mapping[str, Any], id2label: Mapping[Any, str]) -> bool:
     """Whether both say the same."""
     return label2id.keys() == set(id2label.values()) and all(
         id2label.get(number) == label for label, number in label2id.items()
@@ -304,23 +304,20 @@ class TubeViTConfig(PreTrainedConfig):
     if TYPE_CHECKING:
         # a keyword too, though transformers keeps it in `id2label`
         num_labels: int = 2
-        # texts as numbers become such
-        id2label: dict[int, str] | None = None  # pyrefly: ignore[bad-override-mutable-attribute]
-        label2id: dict[str, int] | None = None  # pyrefly: ignore[bad-override-mutable-attribute]
 
         # transformers' own is untyped, so that every misspelt name would pass
         def __getattribute__(self, key: str) -> object: ...
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, key: str, value: Any) -> None:
         # whoever sets them: JSON has texts as keys, and Transformers' example scripts write texts as numbers
-        if name == "label2id" and value is not None:
+        if key == "label2id" and value is not None:
             value = number_names(value)
-        if name != "id2label":
-            super().__setattr__(name, value)
+        if key != "id2label":
+            super().__setattr__(key, value)
             return
         value = None if value is None else number_labels(value)
         before, names = self.__dict__.get("id2label"), self.__dict__.get("label2id")
-        super().__setattr__(name, value)
+        super().__setattr__(key, value)
         # names that said the same follow; others were set by the user, maybe ahead of these
         if names is None or (before is not None and agrees(names, before)):
             self.label2id = None if value is None else invert(value)
@@ -328,7 +325,7 @@ class TubeViTConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_before_use(kwargs)
         if self.id2label is None and self.label2id:
-            self.id2label = {number: label for label, number in self.label2id.items()}
+            self.id2label = {int(number): label for label, number in self.label2id.items()}
         # JSON knows lists only: what is saved and what is loaded must be the same
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
@@ -550,8 +547,8 @@ class TubeViTConfig(PreTrainedConfig):
         named = self.id2label if self.id2label is not None else self.label2id
         if kwargs.get("num_labels") is not None and named is not None and len(named) != num_labels:
             raise ValueError(
-                f"`num_labels` is {num_labels}, but there are {len(named)} names of classes: leave out one of the two, "
-                "or give each class a name."
+                f"`num_labels` is {num_labels}, but {len(named)} classes have names: leave out one of the two, or give "
+                "each class a name."
             )
         if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"`dtype` must be a type of torch, such as 'float32', got {reprlib.repr(self.dtype)}.")
