@@ -547,8 +547,8 @@ class TubeViTConfig(PreTrainedConfig):
         named = self.id2label if self.id2label is not None else self.label2id
         if kwargs.get("num_labels") is not None and named is not None and len(named) != num_labels:
             raise ValueError(
-                f"`num_labels` is {num_labels}, but {len(named)} classes have names: leave out one of the two, or give "
-                "each class a name."
+                f"`num_labels` is {num_labels}, but {len(named)} classes have names: leave out one of the two, or "
+                "give each class a name."
             )
         if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"`dtype` must be a type of torch, such as 'float32', got {reprlib.repr(self.dtype)}.")
