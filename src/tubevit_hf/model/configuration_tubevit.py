@@ -115,7 +115,10 @@ def number_names(label2id: object) -> dict[str, int]:
     if not isinstance(label2id, dict):
         raise TypeError(f"`label2id` must be a dict of names and numbers, got {reprlib.repr(label2id)}.")
     check_limit("num_labels", len(label2id))
-    return {label: as_class_number("label2id", number) for label, number in label2id.items()}
+    names = {label: as_class_number("label2id", number) for label, number in label2id.items()}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"`label2id` must give each name a number of its own, got {reprlib.repr(names)}.")
+    return names
 
 
 def invert(id2label: Mapping[Any, str]) -> dict[str, int]:
