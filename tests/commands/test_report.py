@@ -61,6 +61,16 @@ def test_page_numbers_and_card(model_folder, class_folders):
     assert "\n\n\n" not in card.text
 
 
+def test_labels_with_texts_as_numbers(model_folder, class_folders):
+    """As Transformers' example scripts write them into `config.json`."""
+    path = model_folder / "config.json"
+    names = {name: str(number) for number, name in enumerate(LABELS)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "label2id": names}))
+    result = report(model_folder, class_folders)
+    assert result.exit_code == 0, result.output
+    assert json.loads((model_folder / "report.json").read_text())["labels"] == LABELS
+
+
 def test_card_tells_of_the_training(model_folder, class_folders):
     found = {"source": "/home/me/vit", "videos": {"train": 12}, "classes": {"train": {"fall": 3, "jump": 9}}}
     (model_folder / "results.json").write_text(json.dumps({**found, "division": "by group"}))

@@ -33,10 +33,35 @@ def test_every_row_comes_once_on_any_number_of_processes(num_rows, num_processes
 def test_epochs_have_orders_of_their_own():
     batches = ShuffledBatches(40, 4)
     first = list(batches)
+    batches.set_epoch(0)
     assert list(batches) == first
     batches.set_epoch(1)
     assert list(batches) != first
     assert list(ShuffledBatches(40, 4, seed=1)) != first
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ShuffledBatches(40, 4),
+        lambda: BalancedBatches(LABELS, 4),
+        lambda: JointBatches({"clips": 30, "pictures": 370}, {"clips": 3.0, "pictures": 1.0}, 4),
+    ],
+    ids=["shuffled", "balanced", "joint"],
+)
+def test_a_loop_that_sets_no_epoch_has_them_in_turn(make):
+    """Also where a pass is broken off; whoever sets the epoch has that one."""
+    batches, told = make(), make()
+    for epoch in range(4):
+        told.set_epoch(epoch)
+        expected = list(told)
+        if epoch == 1:
+            assert next(iter(batches)) == expected[0]
+        else:
+            assert list(batches) == expected
+    batches.set_epoch(2)
+    told.set_epoch(2)
+    assert list(batches) == list(told)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
@@ -112,6 +137,10 @@ def test_balanced_batches_depend_on_seed_and_epoch_alone():
 def test_a_row_that_comes_again_is_another_clip(videos):
     rows, load = rows_of(videos, [0, 1, 2]), TrainingClip(tiny_video_processor(), 4, random_crop=True)
     clips = ClipDataset(rows, load)
+    # without an epoch each is another
+    drawn = {clips[index]["pixel_values"].numpy().tobytes() for index in (1, (1, 0), (1, 1), (1, 2))}
+    assert len(drawn) == 4
+    clips.set_epoch(0)
     pixels = [clips[index]["pixel_values"] for index in (1, (1, 0), (1, 1), (1, 2))]
     assert torch.equal(pixels[0], pixels[1])
     assert not torch.equal(pixels[0], pixels[2])
@@ -121,6 +150,7 @@ def test_a_row_that_comes_again_is_another_clip(videos):
     assert not any(torch.equal(clips[1, 0]["pixel_values"], other) for other in pixels)
     # of a number of copies it is one, and all of them in turn
     copied = ClipDataset(rows, load, copies=3)
+    copied.set_epoch(0)
     kept = [copied.get_clip(1, copy)["pixel_values"] for copy in range(3)]
     found = [copied[1, repeat]["pixel_values"] for repeat in range(3)]
     assert torch.equal(found[0], kept[0])

@@ -10,10 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoVideoProcessor,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEVideoProcessor,
+    pipeline,
+)
 
 from tubevit_hf import TubeViTForVideoClassification, folders
-from tubevit_hf.inference import load_model
+from tubevit_hf.inference import load_model, predict_files
+from tubevit_hf.inference.running import LoadedModel
 from tubevit_hf.report import ReportError, choose_videos, make_report, measure
 from tubevit_hf.report import measuring as measuring_module
 from tubevit_hf.report.filmstrips import NUM_CLIPS, choose_clips, draw_strips, to_pictures
@@ -22,7 +30,7 @@ from tubevit_hf.report.limits import list_limits
 from tubevit_hf.report.measuring import check_model
 from tubevit_hf.report.statistics import calibrate, wilson_share
 
-from ..support.tiny import LABELS
+from ..support.tiny import LABELS, randomize
 from .conftest import make_measurement
 
 
@@ -51,6 +59,33 @@ def test_scores_are_those_of_the_pipeline(model_folder, class_folders):
     assert found.speed.videos == 9
     assert found.speed.reading_ms > 0 and found.speed.model_ms > 0
     assert {"CPU", "torch", "Python"} <= set(found.environment)
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_another_architecture_with_texts_as_numbers(is_saved, class_folders, tmp_path):
+    """As Transformers' example scripts write labels; in memory such a model keeps them as they are."""
+    size = {"height": 32, "width": 32}
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
+    names = {name: str(number) for number, name in enumerate(LABELS)}
+    model = randomize(
+        VideoMAEForVideoClassification(VideoMAEConfig(**shape, image_size=32, num_frames=4, num_labels=5))
+    )
+    model.config.id2label, model.config.label2id = {number: name for name, number in names.items()}, names
+    processor = VideoMAEVideoProcessor(size=size, crop_size=size)
+    loaded = LoadedModel(model, processor, "")
+    if is_saved:
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        loaded = load_model(str(tmp_path))
+    selection = choose_videos("model", class_folders, LABELS)
+    # of a single view Transformers' processors want TorchCodec
+    found = measure("model", loaded, str(class_folders), selection, views=(2, 1), num_workers=0)
+    assert found.labels == LABELS
+    for video in found.videos:
+        assert video.predicted == LABELS[int(np.argmax(video.scores))]
+    files = [video.file for video in found.videos]
+    for video, prediction in zip(found.videos, predict_files(loaded, files, views=(2, 1), num_workers=0), strict=True):
+        assert prediction.predictions[0]["label"] == video.predicted
 
 
 def test_views_are_averaged(model_folder, class_folders):
