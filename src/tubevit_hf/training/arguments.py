@@ -66,6 +66,19 @@ class ChangeArguments:
 
 # arguments of which no weight depends, by the beginning of their names
 WITHOUT_EFFECT = (
-    *("dataloader_", "ddp_", "disable_tqdm", "do_", "eval_", "hub_", "log", "output_dir", "push_to_hub", "report_to"),
+    *(
+        "dataloader_num_",
+        "dataloader_p",
+        "dataloader_multi",
+        "ddp_",
+        "disable_tqdm",
+        "do_",
+        "eval_",
+        "hub_",
+        "log",
+        "output_dir",
+        "push_to_hub",
+        "report_to",
+    ),
     *("resume_from_checkpoint", "run_name", "save_"),
 )
