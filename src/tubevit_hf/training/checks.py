@@ -65,8 +65,8 @@ def check_batches(trainer: "VideoTrainer") -> None:
         layout = args.parallelism_config
         if layout is not None and layout.non_data_parallel_size > 1:
             raise ValueError(
-                "`parallelism_config` makes processes share clips, which are dealt out to single ones here: shard over "
-                "data alone, or choose another `train_sampling_strategy`."
+                "`parallelism_config` makes processes share clips, which are dealt out to single ones here: shard "
+                "over data alone, or choose another `train_sampling_strategy`."
             )
 
 
