@@ -33,10 +33,35 @@ def test_every_row_comes_once_on_any_number_of_processes(num_rows, num_processes
 def test_epochs_have_orders_of_their_own():
     batches = ShuffledBatches(40, 4)
     first = list(batches)
+    batches.set_epoch(0)
     assert list(batches) == first
     batches.set_epoch(1)
     assert list(batches) != first
     assert list(ShuffledBatches(40, 4, seed=1)) != first
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ShuffledBatches(40, 4),
+        lambda: BalancedBatches(LABELS, 4),
+        lambda: JointBatches({"clips": 30, "pictures": 370}, {"clips": 3.0, "pictures": 1.0}, 4),
+    ],
+    ids=["shuffled", "balanced", "joint"],
+)
+def test_a_loop_that_sets_no_epoch_has_them_in_turn(make):
+    """Also where a pass is broken off; whoever sets the epoch has that one."""
+    batches, told = make(), make()
+    for epoch in range(4):
+        told.set_epoch(epoch)
+        expected = list(told)
+        if epoch == 1:
+            assert next(iter(batches)) == expected[0]
+        else:
+            assert list(batches) == expected
+    batches.set_epoch(2)
+    told.set_epoch(2)
+    assert list(batches) == list(told)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
@@ -112,6 +137,10 @@ def test_balanced_batches_depend_on_seed_and_epoch_alone():
 def test_a_row_that_comes_again_is_another_clip(videos):
     rows, load = rows_of(videos, [0, 1, 2]), TrainingClip(tiny_video_processor(), 4, random_crop=True)
     clips = ClipDataset(rows, load)
+    # without an epoch each is another
+    drawn = {clips[index]["pixel_values"].numpy().tobytes() for index in (1, (1, 0), (1, 1), (1, 2))}
+    assert len(drawn) == 4
+    clips.set_epoch(0)
     pixels = [clips[index]["pixel_values"] for index in (1, (1, 0), (1, 1), (1, 2))]
     assert torch.equal(pixels[0], pixels[1])
     assert not torch.equal(pixels[0], pixels[2])
@@ -121,8 +150,43 @@ def test_a_row_that_comes_again_is_another_clip(videos):
     assert not any(torch.equal(clips[1, 0]["pixel_values"], other) for other in pixels)
     # of a number of copies it is one, and all of them in turn
     copied = ClipDataset(rows, load, copies=3)
+    copied.set_epoch(0)
     kept = [copied.get_clip(1, copy)["pixel_values"] for copy in range(3)]
     found = [copied[1, repeat]["pixel_values"] for repeat in range(3)]
     assert torch.equal(found[0], kept[0])
     places = [next(place for place, clip in enumerate(kept) if torch.equal(clip, again)) for again in found]
     assert sorted(places) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["shuffled", "balanced"])
+def test_what_fills_no_batch_is_dropped(kind, num_processes):
+    """Of 83 rows in batches of 4 on each process; other ones in each epoch."""
+    together = 4 * num_processes
+    left, dropped = 83 - 83 % together, []
+    for epoch in range(2):
+        processes = [
+            ShuffledBatches(83, 4, 7, index, num_processes, drop_last=True)
+            if kind == "shuffled"
+            else BalancedBatches(LABELS, 4, 7, index, num_processes, drop_last=True)
+            for index in range(num_processes)
+        ]
+        for batches in processes:
+            batches.set_epoch(epoch)
+        drawn = [list(batches) for batches in processes]
+        assert all(len(batches) == len(sampler) == left // together for batches, sampler in zip(drawn, processes))
+        assert all(len(batch) == 4 for batches in drawn for batch in batches)
+        rows = [row for batches in drawn for batch in batches for row in batch]
+        assert len(set(rows)) == left
+        dropped.append(set(range(83)) - set(rows) if kind == "shuffled" else frozenset(rows))
+    assert dropped[0] != dropped[1]
+    with pytest.raises(ValueError, match=r"3 row\(s\) are too few for a batch of 4, and `drop_last`"):
+        ShuffledBatches(3, 4, drop_last=True)
+
+
+def test_joint_batches_that_are_not_full_are_dropped():
+    lengths = {"clips": 30, "pictures": 7}
+    assert (len(JointBatches(lengths, lengths, 4)), len(JointBatches(lengths, lengths, 4, drop_last=True))) == (10, 9)
+    assert [len(batch) for batch in JointBatches(lengths, lengths, 4, drop_last=True)] == [4] * 9
+    with pytest.raises(ValueError, match="`dataloader_drop_last`"):
+        JointBatches(lengths, lengths, 38, drop_last=True)

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What clips of training and of evaluation are made of."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from datasets import ClassLabel, List
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Subset
 from transformers.video_utils import VideoMetadata
 
 from tubevit_hf import read_video
@@ -16,7 +20,7 @@ from tubevit_hf.data import (
     collate_clips,
     pack_clips,
 )
-from tubevit_hf.data.clips import make_sampler, spatial_crops
+from tubevit_hf.data.clips import FrameSampler, spatial_crops
 
 from ..support.tiny import rows_of, tiny_video_processor
 
@@ -34,6 +38,7 @@ def all_clips(dataset: ClipDataset, num_workers: int) -> torch.Tensor:
 def test_clips_depend_on_seed_epoch_and_row_alone(videos):
     rows = rows_of(videos, [0, 2, 1])
     dataset = ClipDataset(rows, augmented(), seed=1)
+    dataset.set_epoch(0)
     first = all_clips(dataset, num_workers=0)
     state = torch.get_rng_state()
     assert all_clips(dataset, num_workers=2).equal(first)
@@ -47,7 +52,135 @@ def test_clips_depend_on_seed_epoch_and_row_alone(videos):
     dataset.set_epoch(1)
     second = all_clips(dataset, num_workers=0)
     assert not second.equal(first)
-    assert not all_clips(ClipDataset(rows, augmented(), seed=2), num_workers=0).equal(first)
+    other = ClipDataset(rows, augmented(), seed=2)
+    other.set_epoch(0)
+    assert not all_clips(other, num_workers=0).equal(first)
+    with pytest.raises(ValueError, match="`epoch` must be at least 0, or None, got -1"):
+        dataset.set_epoch(-1)
+
+
+def read_epochs(dataset, num_workers: int = 0, **settings) -> list[torch.Tensor]:
+    """The clips of the rows in order, `(rows, ...)`, in four passes of one loader."""
+    loader = DataLoader(dataset, 2, collate_fn=collate_clips, num_workers=num_workers, **settings)
+    return [torch.cat([batch["pixel_values"] for batch in loader]) for _ in range(4)]
+
+
+def count_different(clips: list[torch.Tensor]) -> int:
+    return len({clip.numpy().tobytes() for epoch in clips for clip in epoch})
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("whole", {}),
+        ("whole", {"num_workers": 2}),
+        ("whole", {"num_workers": 2, "persistent_workers": True}),
+        ("subset", {}),
+        ("joined", {"num_workers": 2, "persistent_workers": True}),
+    ],
+)
+def test_a_loop_that_sets_no_epoch_sees_other_clips_in_each(kind, settings, videos):
+    """And with the same seed the same."""
+    dataset = ClipDataset(rows_of(videos, [0, 2, 1]), augmented())
+    if kind != "whole":
+        dataset = Subset(dataset, [2, 0, 1]) if kind == "subset" else ConcatDataset([dataset, dataset])
+    first = read_epochs(dataset, **settings)
+    # of 3 or 6 rows; no row has the clip of another, nor the same twice
+    assert count_different(first) == 4 * len(dataset)
+    assert count_different([*first, *read_epochs(dataset, **settings)]) == 8 * len(dataset)
+    torch.manual_seed(0)
+    again = read_epochs(dataset, **settings)
+    assert all(one.equal(other) for one, other in zip(first, again))
+
+
+def test_an_epoch_that_was_set_can_be_given_back(videos):
+    dataset = ClipDataset(rows_of(videos, [0, 2, 1]), augmented())
+    dataset.set_epoch(3)
+    assert count_different(read_epochs(dataset)) == 3
+    dataset.set_epoch(None)
+    assert count_different(read_epochs(dataset)) == 12
+
+
+def test_two_processes_draw_different_clips(videos):
+    """Of one seed, and with the same rows in both: as a plain Trainer's ranks read them."""
+    dataset = ClipDataset(rows_of(videos * 2, [0, 2, 1] * 2), augmented())
+    found = []
+    for rank in range(2):
+        torch.manual_seed(0)
+        order = BatchSampler(SeedableRandomSampler(dataset, data_seed=5), 2, drop_last=False)
+        loader = DataLoader(dataset, batch_sampler=BatchSamplerShard(order, 2, rank), collate_fn=collate_clips)
+        found += [batch["pixel_values"] for _ in range(4) for batch in loader]
+    # three batches of two in two processes are four: one comes twice, as another clip
+    assert count_different(found) == 4 * 8
+
+
+def test_where_nothing_is_random_nothing_is_drawn(videos):
+    rows, processor = rows_of(videos, [0, 2, 1]), tiny_video_processor()
+    state = torch.get_rng_state()
+    for load in (EvaluationViews(processor, 4, fps=5, num_clips=2), TrainingClip(processor, 4)):
+        for copies in (None, 1, 3):
+            ClipDataset(rows, load, copies=copies)[1]
+    assert torch.get_rng_state().equal(state)
+    ClipDataset(rows, augmented())[1]
+    assert not torch.get_rng_state().equal(state)
+
+
+def test_copies_are_drawn_where_nobody_sets_the_epoch(videos):
+    dataset = ClipDataset(rows_of(videos, [0, 2, 1]), augmented(), copies=3)
+    copies = [dataset.get_clip(1, epoch)["pixel_values"] for epoch in range(3)]
+    drawn = [dataset[1]["pixel_values"] for _ in range(30)]
+    assert {next(place for place, one in enumerate(copies) if one.equal(clip)) for clip in drawn} == {0, 1, 2}
+
+
+def loads() -> list:
+    processor = tiny_video_processor()
+    return [
+        augmented(),
+        TrainingClip(processor, 4, random_crop=True, time_scale=0.5, color_jitter=0.4),
+        TrainingClip(processor, 7, fps=5, short_clips="pad"),
+        EvaluationViews(processor, 4, fps=5, num_clips=2, num_crops=3, mirror=True),
+        EvaluationViews(processor, 7, num_clips=2, short_clips="pad"),
+    ]
+
+
+@pytest.mark.parametrize("load", loads(), ids=["windows", "span", "pad", "views", "views of all"])
+def test_clips_pickle(load, videos):
+    """For workers that are spawned, as on macOS, Windows and, by a server, on Linux from Python 3.14 on."""
+    dataset = ClipDataset(rows_of(videos, [0, 2, 1]), load, seed=3)
+    dataset.set_epoch(2)
+    for other in (pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)):
+        assert all(one[name].equal(dataset[0][name]) for one in [other[0]] for name in one)
+        # its own epoch, which its own workers see
+        other.set_epoch(1)
+        assert (dataset.get_epoch(), other.get_epoch(), other.epoch.is_shared()) == (2, 1, True)
+
+
+def test_spawned_workers_that_stay_learn_of_the_epoch(videos):
+    dataset = ClipDataset(rows_of(videos, [0, 2, 1]), augmented())
+    settings = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "spawn"}
+    loader = DataLoader(dataset, 3, collate_fn=collate_clips, **settings)
+    drawn = [next(iter(loader))["pixel_values"] for _ in range(2)]
+    assert count_different(drawn) == 6
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        [batch] = loader
+        assert batch["pixel_values"].equal(all_clips(dataset, num_workers=0))
+
+
+def test_rows_without_labels(videos):
+    clip = TrainingClip(tiny_video_processor(), 7, fps=5, short_clips="pad")
+    rows = rows_of(videos, [0, None, None])
+    several = rows_of(videos, [None, None, None], List(ClassLabel(names=["a", "b"])))
+    for unlabelled in (rows.remove_columns("label"), rows.select([1, 2]), several):
+        dataset = ClipDataset(unlabelled, clip, name="motions")
+        assert list(dataset[0]) == ["pixel_values", "dataset"]
+        clips = [dataset[index] for index in range(2)]
+        assert list(collate_clips(clips)) == ["pixel_values", "frame_mask", "dataset"]
+        assert list(pack_clips(clips)) == ["pixel_values", "dataset"]
+    mixed = ClipDataset(rows, clip)
+    for batch in ([0, 1], [1, 0]):
+        with pytest.raises(ValueError, match="some clips of the batch have labels and others have none"):
+            collate_clips([mixed[index] for index in batch])
 
 
 def test_workers_that_stay_learn_of_the_epoch(videos):
@@ -98,8 +231,8 @@ def test_views_are_crops_of_spaced_clips(videos):
 def test_views_of_all_of_a_video_lie_between_each_other(total, num_clips):
     """Frames as far apart as those that the model is trained on."""
     metadata = VideoMetadata(total_num_frames=total, fps=25, video_backend="pyav")
-    clips = make_sampler(7, None, "spaced", num_clips)(metadata).reshape(num_clips, 7)
-    training = make_sampler(7, None, "random")(metadata)
+    clips = FrameSampler(7, None, "spaced", num_clips)(metadata).reshape(num_clips, 7)
+    training = FrameSampler(7, None, "random")(metadata)
     assert clips[0].tolist() == training.tolist()
     in_between = clips.T.reshape(-1)
     assert (np.diff(in_between) >= 0).all()

@@ -52,8 +52,9 @@ def tiny_config(**overrides) -> TubeViTConfig:
             {"kernel_size": [1, 8, 8], "stride": [7, 8, 8]},
         ],
         "id2label": dict(enumerate(LABELS)),
-        "label2id": {label: index for index, label in enumerate(LABELS)},
     }
+    if "num_labels" in overrides:
+        del settings["id2label"]
     return TubeViTConfig(**{**settings, **overrides})
 
 

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datasets of other shapes than a `ClipDataset`: each trains, is evaluated and predicted rightly, or gets one line."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, List
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, random_split
 from transformers import AutoConfig, AutoModelForVideoClassification
 
-from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.data import ClipDataset, EvaluationViews, JointDataset, TrainingClip
 from tubevit_hf.training import TubeViTForJointClassification, VideoTrainer, cache_frozen
 
@@ -220,8 +217,17 @@ def test_rows_without_labels_are_predicted(tmp_path):
     assert "eval_a_loss" not in trainer.evaluate({"a": rows, "b": labelled})
     with pytest.raises(ValueError, match="clips to train on need `labels`, got only pixel_values"):
         make_trainer(tmp_path, init={"train_dataset": rows}).train()
-    with pytest.raises(ValueError, match="clips of a batch must have the same columns"):
+    with pytest.raises(ValueError, match="some clips of the batch have labels and others have none"):
         trainer.predict([*rows, *labelled])
+
+
+def test_clips_of_rows_without_labels_are_predicted(rows, tmp_path):
+    labelled, unlabelled = make_clips(rows), make_clips(rows.remove_columns("label"))
+    trainer = make_trainer(tmp_path)
+    found, expected = trainer.predict(unlabelled), trainer.predict(labelled)
+    assert found.label_ids is None and (found.predictions == expected.predictions).all()
+    with pytest.raises(ValueError, match=r"`train_dataset` needs labels, and its rows have only \['video'\]"):
+        make_trainer(tmp_path, init={"train_dataset": Subset(unlabelled, [0])})
 
 
 def score(model, clips: torch.Tensor) -> torch.Tensor:
@@ -257,11 +263,11 @@ def test_clips_and_images_are_one_view(kind, tmp_path):
 
 def test_training_clips_for_evaluation(rows, tmp_path):
     """Also of the cache of frozen layers, and beside views under another name."""
-    clips = make_clips(rows, copies=1)
+    clips = make_clips(rows)
     views = ClipDataset(rows, EvaluationViews(tiny_video_processor(), 7, num_clips=2))
     model = new_model()
     model.freeze_before(1)
-    frozen = cache_frozen(model, clips, tmp_path / "frozen")
+    frozen = cache_frozen(model, make_clips(rows, copies=1), tmp_path / "frozen")
     trainer = make_trainer(tmp_path, init={"model": model, "eval_dataset": {"clips": clips, "views": views}})
     of_clips = torch.stack([clips[index]["pixel_values"] for index in range(6)])
     for dataset, expected in (
@@ -271,7 +277,9 @@ def test_training_clips_for_evaluation(rows, tmp_path):
     ):
         found = torch.from_numpy(trainer.predict(dataset).predictions)
         assert_close(found, expected, "probability")
-    assert {"eval_clips_loss", "eval_views_loss"} <= trainer.evaluate().keys()
+    metrics = trainer.evaluate()
+    assert {"eval_clips_loss", "eval_views_loss"} <= metrics.keys()
+    assert trainer.evaluate()["eval_clips_loss"] == metrics["eval_clips_loss"]
     # of views frozen layers give one axis more
     with torch.no_grad():
         several = [
@@ -322,19 +330,3 @@ def test_models_that_call_clips_otherwise(rows, tmp_path):
     trainer.train()
     assert trainer.state.num_input_tokens_seen == clips.numel()
     assert kept == [(4, 4, 3, 32, 32)]
-
-
-def test_clips_of_an_unlabelled_dataset(rows, tmp_path):
-    """Where a ClipDataset has rows without labels its clips have none either."""
-    clips = make_clips(rows)
-    model = TubeViTForVideoClassification(tiny_config(num_labels=3, num_hidden_layers=1))
-
-    class Unlabelled(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return len(clips)
-
-        def __getitem__(self, index: int) -> dict:
-            return {"pixel_values": clips[index]["pixel_values"]}
-
-    trainer = make_trainer(Path(tmp_path), init={"model": model})
-    assert trainer.predict(Unlabelled()).predictions.shape == (6, 3)

@@ -2,6 +2,7 @@
 """What frozen layers give is computed once: the same losses and weights as without, or a refusal."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -118,6 +119,11 @@ def test_copies_come_again(videos, tmp_path):
     assert len(some) == 2
     some.set_epoch(1)
     assert some[0]["frozen_output"].equal(kept.get_output(4, 0))
+    # workers that are spawned read the same
+    copied = pickle.loads(pickle.dumps(kept))
+    assert copied[4]["frozen_output"].equal(kept[4]["frozen_output"])
+    batches = frozen_module.Copies(clips, [1, 2, 5], batch_size=2)
+    assert pickle.loads(pickle.dumps(batches))[0].equal(batches[0])
     with pytest.raises(ValueError, match="`copies` must be at least 1, got 0"):
         make_clips(videos, copies=0)
     with pytest.raises(ValueError, match="has no `copies`"):

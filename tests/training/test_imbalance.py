@@ -115,6 +115,7 @@ def test_what_the_trainer_draws(videos, tmp_path):
     model.freeze_before(2)
     clips = ClipDataset(rows, TrainingClip(tiny_video_processor(), 7, random_crop=True), copies=3)
     frozen = cache_frozen(model, clips, tmp_path / "frozen")
+    frozen.set_epoch(0)
     with torch.no_grad():
         for index in (4, (4, 1), (11, 2)):
             expected = model.base_model.encode_frozen(clips[index]["pixel_values"][None])[0]

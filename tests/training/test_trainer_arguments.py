@@ -523,8 +523,7 @@ def test_what_has_no_effect_is_refused(videos, tmp_path):
     named = ClipDataset(rows, clips.load, name="one")
     padded = ClipDataset(rows, EvaluationViews(tiny_video_processor(), 7, fps=10, short_clips="pad"))
     frozen = FrozenClips(clips, tmp_path)
-    unlabelled = ClipDataset(rows_of(videos, [0, 1, 2]), clips.load)
-    unlabelled.rows = unlabelled.rows.remove_columns("label")
+    unlabelled = ClipDataset(rows.remove_columns("label"), clips.load)
     half = new_model()
     half.freeze_before(1)
     for init, arguments, message in (

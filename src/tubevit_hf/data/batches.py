@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows make the batches of an epoch: of one dataset, or of several that are trained jointly.
 
-The order depends on the seed and the epoch alone, so that a run that is taken up again goes on where it was, and any
-number of processes sees what a single one would see.
+The order depends on the seed and the epoch alone, so that a run that is resumed goes on where it was, and any number
+of processes sees what a single one would see. Each pass over the batches is the next epoch, unless `set_epoch` says
+otherwise.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ class ShuffledBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         order = self.draw(make_generator(self.seed, self.epoch))
+        self.epoch += 1
         together = self.batch_size * self.num_processes
         for number in range(self.num_batches):
             is_rest = number == self.num_batches - 1 and not self.drop_last
@@ -139,7 +141,7 @@ class JointDataset(Dataset[dict[str, Any]]):
         name, row = index
         return self.datasets[name][row]
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int | None) -> None:
         for dataset in self.datasets.values():
             set_epoch(dataset, epoch)
 
@@ -182,6 +184,7 @@ class JointBatches(Sampler[list[tuple[str, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[str, int]]]:
         generator = make_generator(self.seed, self.epoch)
+        self.epoch += 1
         names = list(self.lengths)
         weights = torch.tensor([self.weights[name] for name in names], dtype=torch.float64)
         rows = {name: shuffle_forever(length, generator) for name, length in self.lengths.items()}
@@ -204,7 +207,7 @@ def list_parts(dataset: object) -> list[Any]:
     return [part for one in (inner.values() if isinstance(inner, Mapping) else inner) for part in list_parts(one)]
 
 
-def set_epoch(dataset: object, epoch: int) -> None:
+def set_epoch(dataset: object, epoch: int | None) -> None:
     """Tells a dataset and all its parts which epoch it is, if they ask for it."""
     for part in (dataset, *list_parts(dataset)):
         if hasattr(part, "set_epoch"):

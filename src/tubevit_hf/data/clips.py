@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,24 @@ MAX_DECODED_BYTES = 400_000_000
 # epochs between a clip and the next of the same video in one epoch: no run has as many, and as a prime number it leads
 # to every copy
 REPEAT = 1_000_003
+# what `ClipDataset.epoch` holds while nobody has set it
+NO_EPOCH = -1
 
 
 class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Clips of the videos in a dataset.
 
-    What is random in a clip depends on the seed, the epoch and the row, on nothing else: so it is the same with any
-    number of workers and processes, and a run that is taken up again sees what it would have seen.
+    [`VideoTrainer`] and Accelerate's loaders set the epoch. What is random in a clip then depends on the seed, the
+    epoch and the row, on nothing else: so it is the same with any number of workers and processes, and a run that is
+    resumed sees what it would have seen.
+
+    While nobody has called `set_epoch`, as in a loop of PyTorch, each reading draws from PyTorch's generator, as
+    torchvision's transforms do: every reading is another clip, and `torch.manual_seed` makes it reproducible. Where
+    nothing is random, nothing is drawn.
 
     Args:
         rows: with the columns `video`, a path or a `Video` of Datasets, and `label`, as [`read_annotations`] and
-            [`load_folder`] give them.
+            [`load_folder`] give them. Without `label`, or where it is `None`, a clip has no `labels`.
         load: a [`TrainingClip`] or [`EvaluationViews`].
         seed: of what is random.
         name: which head of a [`TubeViTForJointClassification`] classifies it.
@@ -55,26 +63,28 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise ValueError(f"`copies` must be at least 1, got {copies}.")
         self.rows = not_decoded(rows)
         self.load, self.seed, self.name, self.copies = load, seed, name, copies
-        self.num_labels = len(get_names(rows)) if is_multi_label(rows) else None
+        has_labels = "label" in rows.features
+        self.num_labels = len(get_names(rows)) if has_labels and is_multi_label(rows) else None
         # in shared memory, where workers that outlive an epoch see it
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.epoch = torch.tensor(NO_EPOCH).share_memory_()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        """`pixel_values`; `labels`, a class, or of several a one each `(num_labels,)`; `dataset`, if it has a name.
+        """`pixel_values`; `labels`, a class, or of several a one each `(num_labels,)`, if the row has any; `dataset`,
+        if it has a name.
 
         `(row, repeat)` is another clip of the row in the same epoch, see [`BalancedBatches`].
         """
-        return self.get_clip(*place_of(index, int(self.epoch)))
+        return self.get_clip(*place_of(index, self.get_epoch()))
 
-    def get_clip(self, index: int, epoch: int) -> dict[str, Any]:
-        """The clip of a row in an epoch."""
+    def get_clip(self, index: int, epoch: int | None) -> dict[str, Any]:
+        """The clip of a row in an epoch; without one, a clip that PyTorch's generator draws."""
         row = self.rows[index]
         with self.chance(index, epoch):
             pixel_values = self.load(path_of(row))
-        clip = {"pixel_values": pixel_values, "labels": self.get_labels(index)}
+        clip = {"pixel_values": pixel_values, **self.get_labels(index)}
         return clip if self.name is None else {**clip, "dataset": self.name}
 
     def get_pixels(self, index: int, epochs: Sequence[int]) -> torch.Tensor:
@@ -102,29 +112,69 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return torch.stack(clips)
 
     @contextlib.contextmanager
-    def chance(self, index: int, epoch: int) -> Generator[None, None, None]:
-        """What is random within is that of a row in an epoch."""
+    def chance(self, index: int, epoch: int | None) -> Generator[None, None, None]:
+        """What is random within is that of a row in an epoch; without one, of what PyTorch's generator draws."""
+        generator = torch.default_generator
+        state = generator.get_state()
+        if epoch is None:
+            epoch = draw_epoch()
+        drawn = generator.get_state()
         copy = epoch if self.copies is None else epoch % self.copies
-        with torch.random.fork_rng(devices=[]):
-            # `torch.manual_seed` would seed the GPUs too, and so the model's dropout
-            seeds = np.random.SeedSequence([self.seed, copy, index])
-            torch.default_generator.manual_seed(int(seeds.generate_state(1)[0]))
+        with seeded(self.seed, copy, index):
+            before = generator.get_state()
             yield
+            is_random = not generator.get_state().equal(before)
+        generator.set_state(drawn if is_random else state)
 
-    def get_labels(self, index: int) -> torch.Tensor:
-        labels = torch.tensor(self.rows[index]["label"])
+    def get_labels(self, index: int) -> dict[str, torch.Tensor]:
+        """The row's `labels`; nothing where it has none."""
+        label = self.rows[index].get("label")
+        if label is None:
+            return {}
+        labels = torch.tensor(label)
         if self.num_labels is not None:
             labels = torch.zeros(self.num_labels).index_fill(0, labels.long(), 1.0)
-        return labels
+        return {"labels": labels}
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
+    def get_epoch(self) -> int | None:
+        """The epoch that was set, if any."""
+        epoch = int(self.epoch)
+        return None if epoch == NO_EPOCH else epoch
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Which epoch it is, from 0; it holds until the next call. `None`: each reading draws again.
+
+        Raises:
+            ValueError: the epoch is below 0.
+        """
+        if epoch is not None and epoch < 0:
+            raise ValueError(f"`epoch` must be at least 0, or None, got {epoch}.")
+        self.epoch.fill_(NO_EPOCH if epoch is None else epoch)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # of a copy, whose workers are to see it too
+        self.epoch.share_memory_()
 
 
-def place_of(index: int | tuple[int, int], epoch: int) -> tuple[int, int]:
+@contextlib.contextmanager
+def seeded(*numbers: int) -> Generator[None, None, None]:
+    """What PyTorch's generator gives within depends on the numbers alone; afterwards it is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # `torch.manual_seed` would seed the GPUs too, and so the model's dropout
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        yield
+
+
+def draw_epoch() -> int:
+    """An epoch, where nobody has set one, by PyTorch's generator: DataLoader workers differ."""
+    return int(torch.randint(2**62, ()))
+
+
+def place_of(index: int | tuple[int, int], epoch: int | None) -> tuple[int, int | None]:
     """Row and epoch whose clip is meant."""
     row, repeat = index if isinstance(index, tuple) else (index, 0)
-    return row, epoch + repeat * REPEAT
+    return row, None if epoch is None else epoch + repeat * REPEAT
 
 
 def has_short_clips(dataset: object) -> bool:
@@ -183,10 +233,11 @@ class TrainingClip:
             "short_clips": short_clips,
         }
         self.arguments: dict[str, bool] = {}
+        self.sample_frames: FrameSampler | SpanSampler
         if time_scale < 1:
-            self.sample_frames = make_span_sampler(num_frames, time_scale)
+            self.sample_frames = SpanSampler(num_frames, time_scale)
         else:
-            self.sample_frames = make_sampler(num_frames, fps, "random", short_clips=short_clips)
+            self.sample_frames = FrameSampler(num_frames, fps, "random", short_clips=short_clips)
         transforms: list[v2.Transform] = []
         if rand_augment is not None:
             if len(rand_augment) != 2:
@@ -258,7 +309,7 @@ class EvaluationViews:
             "mirror": mirror,
             "short_clips": short_clips,
         }
-        self.sample_frames = make_sampler(num_frames, fps, "spaced", num_clips, short_clips)
+        self.sample_frames = FrameSampler(num_frames, fps, "spaced", num_clips, short_clips)
 
     @property
     def num_views(self) -> int:
@@ -318,40 +369,56 @@ def get_shrink(processor: BaseVideoProcessor) -> FrameTransform | None:
     return processor.make_shrink(bool(processor.do_resize), processor.size, processor.resample)
 
 
-def make_sampler(
-    num_frames: int, fps: float | None, frame_sampling: str, num_clips: int = 1, short_clips: str = "repeat"
-) -> Callable[[VideoMetadata], np.ndarray]:
+# classes, as functions within functions cannot be sent to workers that are spawned
+@dataclass
+class FrameSampler:
     """Which frames to read, as [`TubeViTVideoProcessor`] chooses them, for the processor of any model."""
-    if num_frames < 1 or (fps is not None and fps <= 0):
-        raise ValueError(f"`num_frames` must be at least 1 and `fps` above 0, got {num_frames} and {fps}.")
-    if short_clips not in SHORT_CLIPS:
-        raise ValueError(f"`short_clips` must be one of {', '.join(map(repr, SHORT_CLIPS))}, got {short_clips!r}.")
-    sampler = TubeViTVideoProcessor()
 
-    def sample_windows(metadata: VideoMetadata) -> np.ndarray:
-        window = {"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling, "num_clips": num_clips}
-        return sampler.sample_frames(metadata, **window, short_clips=short_clips)
+    num_frames: int
+    fps: float | None
+    frame_sampling: str
+    num_clips: int = 1
+    short_clips: str = "repeat"
+    processor: TubeViTVideoProcessor = field(default_factory=TubeViTVideoProcessor, init=False)
 
-    def sample_all(metadata: VideoMetadata) -> np.ndarray:
-        length = num_frames
-        if short_clips == "pad":
-            length = max(1, min(num_frames, metadata.total_num_frames))
-        frames = sampler.sample_frames(metadata, num_frames=length * num_clips, short_clips="repeat")
-        return frames.reshape(length, num_clips).T.reshape(-1)
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or (self.fps is not None and self.fps <= 0):
+            raise ValueError(
+                f"`num_frames` must be at least 1 and `fps` above 0, got {self.num_frames} and {self.fps}."
+            )
+        if self.short_clips not in SHORT_CLIPS:
+            raise ValueError(
+                f"`short_clips` must be one of {', '.join(map(repr, SHORT_CLIPS))}, got {self.short_clips!r}."
+            )
 
-    return sample_all if fps is None else sample_windows
+    def __call__(self, metadata: VideoMetadata) -> np.ndarray:
+        return self.sample_all(metadata) if self.fps is None else self.sample_windows(metadata)
+
+    def sample_windows(self, metadata: VideoMetadata) -> np.ndarray:
+        return self.processor.sample_frames(
+            metadata, self.num_frames, self.fps, self.frame_sampling, self.num_clips, self.short_clips
+        )
+
+    def sample_all(self, metadata: VideoMetadata) -> np.ndarray:
+        length = self.num_frames
+        if self.short_clips == "pad":
+            length = max(1, min(length, metadata.total_num_frames))
+        frames = self.processor.sample_frames(metadata, num_frames=length * self.num_clips, short_clips="repeat")
+        return frames.reshape(length, self.num_clips).T.reshape(-1)
 
 
-def make_span_sampler(num_frames: int, time_scale: float) -> Callable[[VideoMetadata], np.ndarray]:
+@dataclass
+class SpanSampler:
     """Frames from a random span of a video, evenly: from `time_scale` of it to all."""
 
-    def sample_span(metadata: VideoMetadata) -> np.ndarray:
-        length, place, phase = torch.rand(3, dtype=torch.float64).tolist()
-        length = time_scale + (1 - time_scale) * length
-        times = place * (1 - length) + length * (np.arange(num_frames) + phase) / num_frames
-        return (times * metadata.total_num_frames).astype(int).clip(0, metadata.total_num_frames - 1)
+    num_frames: int
+    time_scale: float
 
-    return sample_span
+    def __call__(self, metadata: VideoMetadata) -> np.ndarray:
+        length, place, phase = torch.rand(3, dtype=torch.float64).tolist()
+        length = self.time_scale + (1 - self.time_scale) * length
+        times = place * (1 - length) + length * (np.arange(self.num_frames) + phase) / self.num_frames
+        return (times * metadata.total_num_frames).astype(int).clip(0, metadata.total_num_frames - 1)
 
 
 def get_crop_size(processor: BaseVideoProcessor) -> tuple[int, int]:
@@ -411,7 +478,7 @@ def collate_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     `default_data_collator`: `label` becomes `labels`, texts are left out.
 
     Raises:
-        ValueError: the clips have nothing that a model takes, not the same columns, or are of different `dataset`s.
+        ValueError: the clips have nothing that a model takes, only some have labels, or they are of several `dataset`s.
     """
     others = collate_others(clips)
     if "pixel_values" not in clips[0]:
@@ -435,11 +502,8 @@ def pack_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def collate_others(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What there is beside the pixels."""
-    columns = {tuple(sorted(clip)) for clip in clips}
-    if len(columns) > 1:
-        raise ValueError(
-            f"clips of a batch must have the same columns, got {' and '.join(map(str, sorted(columns)))}."
-        )
+    if len({"labels" in clip for clip in clips}) > 1:
+        raise ValueError("some clips of the batch have labels and others have none: give each row a label, or none.")
     names = {clip.get("dataset") for clip in clips}
     if len(names) > 1:
         raise ValueError(

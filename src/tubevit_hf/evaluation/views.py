@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 
@@ -59,6 +60,12 @@ def run_views(
 def average_views(scores: torch.Tensor, num_views: int) -> torch.Tensor:
     """`(batch * views, num_labels) -> (batch, num_labels)`"""
     return scores.unflatten(0, (-1, num_views)).mean(dim=1)
+
+
+def list_labels(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes, in the order of its scores."""
+    # of models in memory other architectures may have texts as numbers
+    return [name for _, name in sorted((int(number), name) for number, name in (config.id2label or {}).items())]
 
 
 def to_scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from ..evaluation.views import to_scores
+from ..evaluation.views import list_labels, to_scores
 from .identity import OutputMismatch, check_same
 from .reading import Reading, make_load, read_files
 from .running import LoadedModel, Runner, get_processes
@@ -73,11 +73,9 @@ def name_best(reading: Reading, logits: torch.Tensor | None, config: PreTrainedC
 
 def list_best(scores: torch.Tensor, config: PreTrainedConfig, top_k: int) -> list[dict[str, Any]]:
     """The `top_k` labels of `(labels,)` with their scores, the highest first, as Transformers' pipelines have it."""
-    best = scores.topk(min(top_k, len(scores)))
+    best, names = scores.topk(min(top_k, len(scores))), list_labels(config)
     return [
-        # pyrefly: ignore[unsupported-operation]  transformers gives every config its labels
-        {"score": value, "label": config.id2label[label]}
-        for value, label in zip(best.values.tolist(), best.indices.tolist())
+        {"score": value, "label": names[label]} for value, label in zip(best.values.tolist(), best.indices.tolist())
     ]
 
 

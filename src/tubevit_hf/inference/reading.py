@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 from transformers.video_utils import VideoMetadata
 
 from ..data.annotations import find_videos
-from ..data.clips import EvaluationViews
+from ..data.clips import EvaluationViews, draw_epoch, seeded
 from ..model.video_decoding_tubevit import VIDEO_SUFFIXES
 
 
@@ -113,16 +113,27 @@ def clip_seconds(metadata: VideoMetadata, num_clips: int) -> list[tuple[float, f
     return [(float(clip.min()), float(clip.max())) for clip in np.array_split(seconds, num_clips)]
 
 
+def is_random(load: Load) -> bool:
+    """Whether a processor takes the clips of a file at random places."""
+    return isinstance(load, BySettings) and getattr(load.processor, "frame_sampling", None) == "random"
+
+
 class FilesToRead(Dataset[Reading]):
-    def __init__(self, files: Sequence[str], load: Load):
+    """What is random in a reading depends on the seed and the file, and not on which process reads it."""
+
+    def __init__(self, files: Sequence[str], load: Load, seed: int = 0):
         # one array: workers would copy a list of many strings bit by bit as they count references
-        self.files, self.load = np.array(files, dtype=np.str_), load
+        self.files, self.load, self.seed = np.array(files, dtype=np.str_), load, seed
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Reading:
         file = str(self.files[index])
+        with seeded(self.seed, int.from_bytes(file.encode("utf-8", "surrogatepass"), "big")):
+            return self.read(file)
+
+    def read(self, file: str) -> Reading:
         try:
             return self.load(file)
         except (ValueError, OSError, LookupError) as error:
@@ -137,6 +148,9 @@ def read_files(
 ) -> Iterator[Reading]:
     """Reads files in order, ahead of who takes them.
 
+    Clips at random places, where the processor takes such, are drawn by PyTorch's generator: any number of workers
+    gives the same, and `torch.manual_seed` makes them reproducible.
+
     Args:
         files: paths or URLs.
         load: what is made of a file.
@@ -150,7 +164,7 @@ def read_files(
         num_workers = max(1, min(4, torch.get_num_threads() - 1))
     # a generator of its own leaves the global one as it is
     yield from DataLoader(
-        FilesToRead(files, load),
+        FilesToRead(files, load, draw_epoch() if is_random(load) else 0),
         batch_size=None,
         num_workers=num_workers,
         # some more make up for files that take longer than others

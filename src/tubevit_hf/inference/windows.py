@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..evaluation.views import to_scores
+from ..evaluation.views import list_labels, to_scores
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import EncoderStates, TubeViTForClassification
 from ..model.video_decoding_tubevit import FrameTransform
@@ -86,8 +86,7 @@ class WindowScorer:
     @property
     def labels(self) -> list[str]:
         """Names of the classes, in the order of the scores."""
-        # pyrefly: ignore[bad-index, unsupported-operation]  transformers gives every config its labels, by number
-        return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+        return list_labels(self.model.config)
 
     def make_shrink(self) -> FrameTransform | None:
         """What brings a decoded frame near to its final size, see `TubeViTVideoProcessor.make_shrink`."""

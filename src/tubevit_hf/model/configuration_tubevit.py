@@ -7,7 +7,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from math import prod
@@ -72,6 +72,62 @@ def check_limit(name: str, value: float, limit: str | None = None) -> None:
             f"`{name}` is {value:.6g}, and more than {largest} is refused: a stranger's file could take all memory. "
             "If it is meant, set the environment variable TUBEVIT_ANY_CONFIG=1."
         )
+
+
+def as_class_number(field: str, value: object) -> int:
+    """The number of a class, which may be a text as in JSON; raises a `ValueError` for anything else."""
+    if not re.fullmatch("-?[0-9]{1,9}", str(value)):
+        raise ValueError(
+            f"`{field}` must have the numbers of the classes as {'keys' if field == 'id2label' else 'values'}, got "
+            f"{reprlib.repr(value)}."
+        )
+    return int(str(value))
+
+
+def number_labels(id2label: object) -> dict[int, str]:
+    """`id2label` with whole numbers as keys.
+
+    Raises:
+        TypeError: it is no dict, or has other names than texts.
+        ValueError: a key is no number or there twice, or the numbers are not those from 0 on.
+    """
+    if not isinstance(id2label, dict):
+        raise TypeError(f"`id2label` must be a dict of numbers and names, got {reprlib.repr(id2label)}.")
+    check_limit("num_labels", len(id2label))
+    labels: dict[int, str] = {}
+    for key, label in id2label.items():
+        number = as_class_number("id2label", key)
+        if not isinstance(label, str):
+            raise TypeError(f"`id2label` must have texts as names of classes, got {reprlib.repr(label)}.")
+        if number in labels:
+            raise ValueError(f"`id2label` names class {number} twice, {labels[number]!r} and {label!r}.")
+        labels[number] = label
+    if set(labels) != set(range(len(labels))):
+        raise ValueError(
+            f"`id2label` must number {len(labels)} classes from 0 to {len(labels) - 1}, without gaps; got "
+            f"{reprlib.repr(sorted(labels))}."
+        )
+    return labels
+
+
+def number_names(label2id: object) -> dict[str, int]:
+    """`label2id` with whole numbers as values; raises as `number_labels`."""
+    if not isinstance(label2id, dict):
+        raise TypeError(f"`label2id` must be a dict of names and numbers, got {reprlib.repr(label2id)}.")
+    check_limit("num_labels", len(label2id))
+    return {label: as_class_number("label2id", number) for label, number in label2id.items()}
+
+
+def invert(id2label: Mapping[Any, str]) -> dict[str, int]:
+    """`label2id`; where classes share a name, as ImageNet's two cranes do, the last has it."""
+    return {label: number for number, label in id2label.items()}
+
+
+def agrees(label2id: Mapping[str, Any], id2label: Mapping[Any, str]) -> bool:
+    """Whether both say the same."""
+    return label2id.keys() == set(id2label.values()) and all(
+        id2label.get(number) == label for label, number in label2id.items()
+    )
 
 
 # Every checkpoint names all its classes, whichever of them saved it, so that each pipeline finds its own
@@ -252,8 +308,24 @@ class TubeViTConfig(PreTrainedConfig):
         # transformers' own is untyped, so that every misspelt name would pass
         def __getattribute__(self, key: str) -> object: ...
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        # whoever sets them: JSON has texts as keys, and Transformers' example scripts write texts as numbers
+        if key == "label2id" and value is not None:
+            value = number_names(value)
+        if key != "id2label":
+            super().__setattr__(key, value)
+            return
+        value = None if value is None else number_labels(value)
+        before, names = self.__dict__.get("id2label"), self.__dict__.get("label2id")
+        super().__setattr__(key, value)
+        # names that said the same follow; others were set by the user, maybe ahead of these
+        if names is None or (before is not None and agrees(names, before)):
+            self.label2id = None if value is None else invert(value)
+
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_before_use(kwargs)
+        if self.id2label is None and self.label2id:
+            self.id2label = {int(number): label for label, number in self.label2id.items()}
         # JSON knows lists only: what is saved and what is loaded must be the same
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
@@ -273,6 +345,8 @@ class TubeViTConfig(PreTrainedConfig):
         kwargs.pop("trust_remote_code", None)
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
         super().__post_init__(**kwargs)
+        if self.label2id is None and self.id2label is not None:
+            self.label2id = invert(self.id2label)
         self._check()
 
     def _check(self) -> None:
@@ -282,11 +356,18 @@ class TubeViTConfig(PreTrainedConfig):
         self.validate_tubes()
         self.validate_heads()
         self.validate_labels()
+        # not when saving: names that were changed in place must not lose a trained model
+        if self.id2label is not None and self.label2id is not None and not agrees(self.label2id, self.id2label):
+            raise ValueError(
+                f"`label2id` must give each name of `id2label` its number; got {reprlib.repr(self.label2id)} beside "
+                f"{reprlib.repr(self.id2label)}. Set both, or leave out `label2id`, which follows."
+            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         # before transformers looks at each of them
         check_limit("num_labels", len(config_dict.get("id2label") or ()))
+        config_dict = cls._take_labels(config_dict, kwargs)
         for key, value in config_dict.items():
             if key in ATTENTION_KEYS and isinstance(value, str) and "/" in value:
                 raise ValueError(
@@ -297,6 +378,27 @@ class TubeViTConfig(PreTrainedConfig):
         # transformers sets what a call overrides without a further look
         (loaded[0] if isinstance(loaded, tuple) else loaded)._check()
         return loaded
+
+    @staticmethod
+    def _take_labels(config_dict: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A file's fields, with the classes that a call has instead of the file's."""
+        given = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
+        known = config_dict.get("id2label")
+        if given.get("id2label") is not None or given.get("num_labels") not in (None, len(known or ())):
+            replaced = ("num_labels", "id2label", "label2id")
+            config_dict = {name: value for name, value in config_dict.items() if name not in replaced}
+        config_dict = {**config_dict, **{name: value for name, value in given.items() if value is not None}}
+        labels, names = config_dict.get("id2label"), config_dict.get("label2id")
+        if isinstance(labels, dict) and names is not None and given.get("label2id") is None:
+            try:
+                is_sound = agrees(number_names(names), number_labels(labels))
+            except (TypeError, ValueError):
+                is_sound = False
+            if not is_sound:
+                # such files were written where a call had replaced `id2label` alone
+                logger.warning("`label2id` of the configuration does not say what its `id2label` says, which counts.")
+                del config_dict["label2id"]
+        return config_dict
 
     @classmethod
     def from_preset(cls, name: str, **kwargs: Any) -> "TubeViTConfig":
@@ -442,22 +544,20 @@ class TubeViTConfig(PreTrainedConfig):
         if num_labels < 0:
             raise ValueError(f"`num_labels` must not be negative, got {num_labels}.")
         check_limit("num_labels", num_labels)
-        for key in self.id2label or {}:
-            if not re.fullmatch("-?[0-9]{1,9}", str(key)):
-                raise ValueError(f"`id2label` must have the numbers of the classes as keys, got {reprlib.repr(key)}.")
+        named = self.id2label if self.id2label is not None else self.label2id
+        if kwargs.get("num_labels") is not None and named is not None and len(named) != num_labels:
+            raise ValueError(
+                f"`num_labels` is {num_labels}, but {len(named)} classes have names: leave out one of the two, or "
+                "give each class a name."
+            )
         if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"`dtype` must be a type of torch, such as 'float32', got {reprlib.repr(self.dtype)}.")
 
     def validate_labels(self) -> None:
         """Classes must be numbered from 0, each with a name; ImageNet has two of the name 'crane'."""
-        labels = self.id2label or {}
-        if any(not isinstance(label, str) for label in labels.values()):
-            raise TypeError("`id2label` must have texts as names of classes.")
-        if set(labels) != set(range(len(labels))):
-            raise ValueError(
-                f"`id2label` must number {len(labels)} classes from 0 to {len(labels) - 1}, without gaps; got "
-                f"{reprlib.repr(sorted(labels))}."
-            )
+        if self.id2label is not None:
+            # again, as they may have been changed in place
+            number_labels(self.id2label)
 
     def count_about(self) -> int:
         """About how many parameters a model of this configuration has, without building it."""

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.groups import find_groups
+from ..evaluation.views import list_labels
 from ..folders import MODEL_INFO, write_json, write_text
 from ..inference.running import LoadedModel
 from ..model.model_card_tubevit import may_be_replaced
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from .filmstrips import choose_clips, draw_strips
 from .measurement import Measurement
-from .measuring import Watch, check_model, list_labels, measure, takes_several
+from .measuring import Watch, check_model, measure, takes_several
 from .page import last_part, render_page
 from .videos import ReportError, Selection, choose_videos
 
@@ -87,7 +88,7 @@ def make_report(
         raise ReportError(f"{page}: page, JSON and card need a file each.")
     for path in filter(None, (page, numbers, card)):
         check_writable(path)
-    labels = list_labels(loaded)
+    labels = list_labels(loaded.model.config)
     selection = choose_videos(model, folder, labels, takes_several(loaded))
     selection = selection.with_groups(groups) if groups is not None else name_groups(selection)
     measurement = measure(

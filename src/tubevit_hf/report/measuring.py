@@ -11,7 +11,7 @@ import numpy as np
 from transformers import BaseVideoProcessor, PreTrainedModel
 
 from ..data.known_files import stamp_of
-from ..evaluation.views import to_scores
+from ..evaluation.views import list_labels, to_scores
 from ..folders import read_json
 from ..inference.prediction import read_logits
 from ..inference.reading import Reading, make_load, read_files
@@ -44,11 +44,6 @@ def check_model(model: str, loaded: LoadedModel) -> None:
         raise ReportError(f"{model}: it is for images, and a report is about a model that classifies videos.")
     if loaded.model.config.problem_type == "regression":
         raise ReportError(f"{model}: it gives numbers (`problem_type` is 'regression'), and no classes to count.")
-
-
-def list_labels(loaded: LoadedModel) -> list[str]:
-    names = loaded.model.config.id2label
-    return [names[index] for index in range(len(names))]
 
 
 def takes_several(loaded: LoadedModel) -> bool:
@@ -108,7 +103,7 @@ def measure(
         scores[reading.file] = Scores(values, reading.length, list(stamp_of(reading.file) or ()))
     if not scores:
         raise ReportError(f"{data}: none of the {len(files)} videos can be read. {failed[0]}")
-    labels = list_labels(loaded)
+    labels = list_labels(config)
     measured = [judge(video, labels, scores[video.file]) for video in selection.videos if video.file in scores]
     several = takes_several(loaded)
     is_model = isinstance(loaded.model, PreTrainedModel)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data import ClipDataset
-from ..data.clips import has_short_clips, place_of
+from ..data.clips import draw_epoch, has_short_clips, place_of
 from ..data.splits import name_of, path_of
 from ..folders import read_json, write_json
 from ..inference.identity import hash_tensors
@@ -56,7 +56,7 @@ class FrozenClips(Dataset[dict[str, Any]]):
         self.indices = range(len(clips)) if indices is None else indices
         # pyrefly: ignore[bad-assignment]  datasets' decorators say that it may be a DatasetDict
         self.rows: HFDataset = clips.rows if indices is None else clips.rows.select(indices)
-        self.num_labels, self.name, self.epoch = clips.num_labels, clips.name, clips.epoch
+        self.num_labels, self.name = clips.num_labels, clips.name
         self.shards: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -69,10 +69,13 @@ class FrozenClips(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """`frozen_output` of the epoch's copy, and `labels`; of `(row, repeat)` that of another copy."""
-        row, epoch = place_of(index, int(self.epoch))
+        row, epoch = place_of(index, self.clips.get_epoch())
+        if epoch is None:
+            # of a single copy nothing is random, and nothing is drawn
+            epoch = draw_epoch() if self.copies > 1 else 0
         return {
             "frozen_output": self.get_output(row, epoch % self.copies),
-            "labels": self.clips.get_labels(self.indices[row]),
+            **self.clips.get_labels(self.indices[row]),
         }
 
     def get_output(self, index: int, copy: int) -> torch.Tensor:
@@ -82,7 +85,7 @@ class FrozenClips(Dataset[dict[str, Any]]):
             self.shards[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
         return torch.from_numpy(self.shards[shard][place].copy())
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int | None) -> None:
         self.clips.set_epoch(epoch)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,7 +158,10 @@ def fill(
     assert clips.copies is not None
     num_clips = len(clips) * clips.copies
     wanted = [item for shard in shards for item in range(shard * SHARD_SIZE, min(num_clips, (shard + 1) * SHARD_SIZE))]
-    loader = DataLoader(Copies(clips, wanted, batch_size), batch_size=None, num_workers=num_workers)
+    # a generator of its own leaves the global one as it is
+    loader = DataLoader(
+        Copies(clips, wanted, batch_size), batch_size=None, num_workers=num_workers, generator=torch.Generator()
+    )
     bar = tqdm(total=len(wanted), desc="Frozen layers", unit="clip", disable=None)
     done = iterate_outputs(model, loader, bf16)
     number = 0

@@ -155,8 +155,8 @@ class VideoTrainer(Trainer):
         # the model's own loss knows neither smoothing nor, in some architectures, soft labels
         self.label_smoother = None
         self.check_settings()
-        for dataset in (self.train_dataset, self.eval_dataset):
-            check_rows(self, dataset)
+        check_rows(self, self.train_dataset)
+        self.look_at_evaluated(self.eval_dataset)
         # sharding gives the model another one
         self.whole_class = type(self.model)
         self.heads: dict[str | None, PreTrainedConfig] = {}
@@ -413,12 +413,20 @@ class VideoTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[dict[str, Any]]:
         if eval_dataset is not None and not isinstance(eval_dataset, str):
-            check_rows(self, eval_dataset)
+            self.look_at_evaluated(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[dict[str, Any]]:
-        check_rows(self, test_dataset)
+        self.look_at_evaluated(test_dataset)
         return super().get_test_dataloader(test_dataset)
+
+    def look_at_evaluated(self, dataset: object) -> None:
+        """Refuses rows that are no clips, and has random clips be the same in each evaluation."""
+        check_rows(self, dataset)
+        for part in list_parts(dataset):
+            clips = part.clips if isinstance(part, FrozenClips) else part
+            if isinstance(clips, ClipDataset) and clips.get_epoch() is None:
+                clips.set_epoch(0)
 
     def prediction_step(
         self,
