@@ -478,7 +478,7 @@ def collate_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     `default_data_collator`: `label` becomes `labels`, texts are left out.
 
     Raises:
-        ValueError: the clips have nothing that a model takes, only some have labels, or they are of several `dataset`s.
+        ValueError: the clips have nothing that a model takes, only some have labels, or they are of several datasets.
     """
     others = collate_others(clips)
     if "pixel_values" not in clips[0]:

@@ -82,3 +82,7 @@ WITHOUT_EFFECT = (
     ),
     *("resume_from_checkpoint", "run_name", "save_"),
 )
+# of the Trainer's arguments, those that the closed form has a use for as well
+OF_BOTH = ("bf16", "data_seed", "dataloader_", "full_determinism", "per_device_eval_batch_size", "seed", "use_cpu")
+# of the others, those that it has none for
+OF_GRADIENTS = ("fps", "rand_augment", "mixup", "dropout", "freeze_before", "finer_strides")

@@ -420,6 +420,9 @@ class VideoTrainer(Trainer):
         self.look_at_evaluated(test_dataset)
         return super().get_test_dataloader(test_dataset)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        """Videos are evaluated in their order, also where training groups clips by length."""
+
     def look_at_evaluated(self, dataset: object) -> None:
         """Refuses rows that are no clips, and has random clips be the same in each evaluation."""
         check_rows(self, dataset)
