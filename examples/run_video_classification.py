@@ -169,7 +169,7 @@ def build_trainer(
     splits = DatasetDict((split, drop_unreadable(rows, split)) for split, rows in load_splits(data_args).items())
     if in_closed_form:
         groups = None if data_args.group_pattern is None else read_groups(splits["train"], data_args.group_pattern)
-        return fit_small(source, splits, data_args, training_args, groups)[0]
+        return fit_small(source, splits, data_args, training_args, groups, changes=model_args)[0]
     new_classifier = model_args.ignore_mismatched_sizes
     return make_trainer(source, config, processor, splits, data_args, model_args, training_args, new_classifier)
 

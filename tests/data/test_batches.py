@@ -156,3 +156,37 @@ def test_a_row_that_comes_again_is_another_clip(videos):
     assert torch.equal(found[0], kept[0])
     places = [next(place for place, clip in enumerate(kept) if torch.equal(clip, again)) for again in found]
     assert sorted(places) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["shuffled", "balanced"])
+def test_what_fills_no_batch_is_dropped(kind, num_processes):
+    """Of 83 rows in batches of 4 on each process; other ones in each epoch."""
+    together = 4 * num_processes
+    left, dropped = 83 - 83 % together, []
+    for epoch in range(2):
+        processes = [
+            ShuffledBatches(83, 4, 7, index, num_processes, drop_last=True)
+            if kind == "shuffled"
+            else BalancedBatches(LABELS, 4, 7, index, num_processes, drop_last=True)
+            for index in range(num_processes)
+        ]
+        for batches in processes:
+            batches.set_epoch(epoch)
+        drawn = [list(batches) for batches in processes]
+        assert all(len(batches) == len(sampler) == left // together for batches, sampler in zip(drawn, processes))
+        assert all(len(batch) == 4 for batches in drawn for batch in batches)
+        rows = [row for batches in drawn for batch in batches for row in batch]
+        assert len(set(rows)) == left
+        dropped.append(set(range(83)) - set(rows) if kind == "shuffled" else frozenset(rows))
+    assert dropped[0] != dropped[1]
+    with pytest.raises(ValueError, match=r"3 row\(s\) are too few for a batch of 4, and `drop_last`"):
+        ShuffledBatches(3, 4, drop_last=True)
+
+
+def test_joint_batches_that_are_not_full_are_dropped():
+    lengths = {"clips": 30, "pictures": 7}
+    assert (len(JointBatches(lengths, lengths, 4)), len(JointBatches(lengths, lengths, 4, drop_last=True))) == (10, 9)
+    assert [len(batch) for batch in JointBatches(lengths, lengths, 4, drop_last=True)] == [4] * 9
+    with pytest.raises(ValueError, match="`dataloader_drop_last`"):
+        JointBatches(lengths, lengths, 38, drop_last=True)

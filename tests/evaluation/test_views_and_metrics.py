@@ -32,6 +32,19 @@ def test_views_of_padded_clips():
     assert not torch.allclose(found[:1], predict_views(model, views[:1]), atol=1e-3)
 
 
+def test_a_clip_and_an_image_are_one_view():
+    """By the number of axes, with the mask of a clip."""
+    model = randomize(TubeViTForVideoClassification(tiny_config()))
+    clips, images = torch.randn(2, 7, 3, 40, 56), torch.randn(2, 3, 40, 56)
+    frame_mask = torch.arange(7) < torch.tensor([[5], [7]])
+    with torch.no_grad():
+        assert_close(predict_views(model, clips), model(clips).logits.softmax(dim=-1), "float32")
+        assert_close(predict_views(model, images), model(images).logits.softmax(dim=-1), "float32")
+        masked = model(clips, frame_mask=frame_mask).logits.sigmoid()
+        assert_close(predict_views(model, clips, True, frame_mask), masked, "float32")
+    assert_close(predict_views(model, clips), predict_views(model, clips[:, None]), "float32")
+
+
 def test_metrics_against_loops():
     rng = np.random.default_rng(0)
     scores, classes = rng.random((50, 7)).astype(np.float32), rng.integers(0, 5, size=50)

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, List
+from datasets import ClassLabel, DatasetDict, List
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
-from transformers import pipeline
+from transformers import TrainingArguments, pipeline
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTModel, convert_vit, save_converted
 from tubevit_hf.data import ClipDataset, load_folder, read_groups
 from tubevit_hf.data.annotations import AnnotationError
 from tubevit_hf.data.moving_digits import write_video
 from tubevit_hf.training import FEW_VIDEOS, cache_frozen, check_videos, fit_few_videos, ridge
+from tubevit_hf.training.arguments import ChangeArguments, ClipArguments
 from tubevit_hf.training.few_videos import WEIGHTS as PART_WEIGHTS
 from tubevit_hf.training.few_videos import Choice, feature_blocks, feature_weights, read_features
+from tubevit_hf.training.runs import fit_small, list_ignored
 
 from ..conversion.test_conversion import TRANSFORMERS
 from ..support.conversion_cases import random_source
@@ -353,6 +355,30 @@ def test_the_example_says_at_once_what_is_wrong(arguments, message, blobs, conve
     assert result.returncode == 2, result.stderr
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out" / "frozen").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"mixup": 0.3}, "mixup"),
+        ({"fps": 5.0}, "fps"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"freeze_before": 0}, "freeze_before"),
+        ({"learning_rate": 1e-3}, "learning_rate"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy"),
+    ],
+)
+def test_what_the_closed_form_has_no_use_for_is_refused(given, name, tmp_path):
+    """Nothing is read before."""
+    parts = [ClipArguments(num_frames=8), ChangeArguments()]
+    parts.append(TrainingArguments(tmp_path, use_cpu=True, seed=7, report_to="none", remove_unused_columns=False))
+    for part in parts:
+        for key in given.keys() & vars(part).keys():
+            setattr(part, key, given[key])
+    clips, changes, training_args = parts
+    with pytest.raises(ValueError, match=f"the recipe small is a closed form without --{name}"):
+        fit_small("nowhere", DatasetDict(), clips, training_args, changes=changes)
+    assert list_ignored(ClipArguments(), ChangeArguments(), TrainingArguments(tmp_path, seed=3, bf16=False)) == []
 
 
 def test_too_few_videos(videos):

@@ -433,6 +433,8 @@ def test_each_bad_input_is_one_line(clips, tubevit, tmp_path, monkeypatch):
     refuse(
         "the recipe small is a closed form without --learning_rate", clips, "--recipe", "small", "--learning_rate", 1
     )
+    refuse("the recipe small is a closed form without --mixup", clips, "--recipe", "small", "--mixup", 0.3)
+    refuse("--dataloader_drop_last is not for `tubevit train`: it keeps the", clips, "--dataloader_drop_last", "True")
     refuse("--report_to nonsense: nonsense is not supported", clips, "--report_to", "nonsense")
     monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
     refuse("--report_to wandb: WandbCallback requires wandb", clips, "--report_to", "wandb")

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import pad
 from torchvision.transforms import v2
-from transformers import BaseVideoProcessor
+from transformers import BaseVideoProcessor, default_data_collator
 from transformers.image_utils import pil_torch_interpolation_mapping
 from transformers.video_utils import VideoMetadata
 
@@ -474,28 +474,46 @@ def collate_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch of the clips of a [`ClipDataset`], or of one of the datasets of a [`JointDataset`].
 
     Clips of different lengths are padded with zeros to the longest, and `frame_mask`, `(batch, num_frames)` or of
-    views `(batch, views, num_frames)`, is True where a frame is real.
+    views `(batch, views, num_frames)`, is True where a frame is real. All else is collated as by Transformers'
+    `default_data_collator`: `label` becomes `labels`, texts are left out.
+
+    Raises:
+        ValueError: the clips have nothing that a model takes, only some have labels, or they are of several datasets.
     """
-    pixel_values = [clip["pixel_values"] for clip in clips if "pixel_values" in clip]
+    others = collate_others(clips)
+    if "pixel_values" not in clips[0]:
+        if not others.keys() - {"labels", "dataset"}:
+            raise ValueError(
+                f"a clip needs `pixel_values`, got only {', '.join(clips[0]) or 'empty rows'}: give a ClipDataset of "
+                "the rows, or rows with a transform that makes `pixel_values`, and `remove_unused_columns=False`."
+            )
+        return others
+    pixel_values = [torch.as_tensor(clip["pixel_values"]) for clip in clips]
     if len({clip.shape for clip in pixel_values}) > 1:
         padded, frame_mask = pad_clips(pixel_values)
-        return {"pixel_values": padded, "frame_mask": frame_mask, **collate_others(clips)}
-    first = {"pixel_values": torch.stack(pixel_values)} if pixel_values else {}
-    return {**first, **collate_others(clips)}
+        return {"pixel_values": padded, "frame_mask": frame_mask, **others}
+    return {"pixel_values": torch.stack(pixel_values), **others}
 
 
 def pack_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """As [`collate_clips`], but `pixel_values` is a list of clips as long as they are, which a TubeViT packs."""
-    return {"pixel_values": [clip["pixel_values"] for clip in clips], **collate_others(clips)}
+    return {"pixel_values": [torch.as_tensor(clip["pixel_values"]) for clip in clips], **collate_others(clips)}
 
 
 def collate_others(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What there is beside the pixels."""
     if len({"labels" in clip for clip in clips}) > 1:
         raise ValueError("some clips of the batch have labels and others have none: give each row a label, or none.")
-    names = [name for name in clips[0] if name not in ("pixel_values", "dataset")]
-    batch: dict[str, Any] = {name: torch.stack([clip[name] for clip in clips]) for name in names}
-    return {**batch, "dataset": clips[0]["dataset"]} if "dataset" in clips[0] else batch
+    names = {clip.get("dataset") for clip in clips}
+    if len(names) > 1:
+        raise ValueError(
+            f"clips of a batch must be of one `dataset`, got {', '.join(map(repr, names))}: put them into a "
+            "JointDataset."
+        )
+    batch = default_data_collator(
+        [{name: value for name, value in clip.items() if name not in ("pixel_values", "dataset")} for clip in clips]
+    )
+    return {**batch, "dataset": names.pop()} if "dataset" in clips[0] else batch
 
 
 def pad_clips(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
 
 
 @torch.no_grad()
@@ -20,12 +21,44 @@ def predict_views(
 
     All views of the batch go through the model at once. Probabilities are averaged, by softmax or, of several labels,
     by sigmoid. Of padded clips `frame_mask`, `(batch, views, frames)`, says which frames are real.
+
+    A clip `(batch, frames, channels, height, width)`, with a `frame_mask` of `(batch, frames)`, is one view, and so is
+    an image `(batch, channels, height, width)`.
     """
-    num_views = pixel_values.shape[1]
-    if frame_mask is not None:
-        kwargs["frame_mask"] = frame_mask.flatten(0, 1)
-    logits = model(pixel_values.flatten(0, 1), **kwargs).logits.float()
+    outputs, num_views = run_views(model, pixel_values, frame_mask, **kwargs)
+    logits = outputs["logits"].float()
     scores = to_scores(logits, "multi_label_classification" if multi_label else None)
+    return average_views(scores, num_views)
+
+
+def run_views(
+    model: nn.Module,
+    pixel_values: torch.Tensor | list[torch.Tensor] | None = None,
+    frame_mask: torch.Tensor | None = None,
+    frozen_output: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[ModelOutput, int]:
+    """What the model gives of views as of so many clips, `(batch * views, ...)`, and how many views a video has.
+
+    The number of axes tells views from clips and images; what frozen layers gave of a clip has two or four, of views
+    one more.
+    """
+    views, inputs = None, {"frame_mask": frame_mask, "frozen_output": frozen_output}
+    if isinstance(pixel_values, torch.Tensor) and pixel_values.ndim == 6:
+        views = pixel_values
+    elif frozen_output is not None and frozen_output.ndim in (3, 5):
+        views = frozen_output
+    if views is not None:
+        inputs = {name: None if value is None else value.flatten(0, 1) for name, value in inputs.items()}
+        pixel_values = pixel_values.flatten(0, 1) if isinstance(pixel_values, torch.Tensor) else pixel_values
+    # models of other families have no such arguments, and call their clips otherwise
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    clips = () if pixel_values is None else (pixel_values,)
+    return model(*clips, **inputs, **kwargs), 1 if views is None else views.shape[1]
+
+
+def average_views(scores: torch.Tensor, num_views: int) -> torch.Tensor:
+    """`(batch * views, num_labels) -> (batch, num_labels)`"""
     return scores.unflatten(0, (-1, num_views)).mean(dim=1)
 
 

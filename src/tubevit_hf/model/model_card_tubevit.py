@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -95,6 +96,7 @@ def create_model_card(
     limits: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     details: str = "",
+    data: Mapping[str, Any] | None = None,
 ) -> ModelCard:
     """Writes a model card.
 
@@ -110,6 +112,7 @@ def create_model_card(
         limits: what the numbers do not show, a sentence each.
         environment: what they were measured on and with, by name.
         details: sections of its own, in Markdown, before the citation.
+        data: fields of the card's header, such as `license` or `language`, instead of ours or beside them.
     """
     title = model_name.split("/")[-1]
     # YAML would write a NumPy number as code
@@ -124,14 +127,15 @@ def create_model_card(
         )
         for name, value in metrics.items()
     ]
-    card_data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="video-classification",
-        tags=list(dict.fromkeys(["tubevit", "video-classification", "image-classification", *tags])),
-        model_name=title if results else None,
-        eval_results=results or None,
-    )
+    fields: dict[str, Any] = {
+        "license": "apache-2.0",
+        "library_name": "transformers",
+        "pipeline_tag": "video-classification",
+        "tags": list(dict.fromkeys(["tubevit", "video-classification", "image-classification", *tags])),
+        "model_name": title if results else None,
+        "eval_results": results or None,
+    }
+    card_data = ModelCardData(**{**fields, **(data or {})})
     card = ModelCard.from_template(
         card_data,
         template_str=TEMPLATE,

@@ -66,6 +66,23 @@ class ChangeArguments:
 
 # arguments of which no weight depends, by the beginning of their names
 WITHOUT_EFFECT = (
-    *("dataloader_", "ddp_", "disable_tqdm", "do_", "eval_", "hub_", "log", "output_dir", "push_to_hub", "report_to"),
+    *(
+        "dataloader_num_",
+        "dataloader_p",
+        "dataloader_multi",
+        "ddp_",
+        "disable_tqdm",
+        "do_",
+        "eval_",
+        "hub_",
+        "log",
+        "output_dir",
+        "push_to_hub",
+        "report_to",
+    ),
     *("resume_from_checkpoint", "run_name", "save_"),
 )
+# of the Trainer's arguments, those that the closed form has a use for as well
+OF_BOTH = ("bf16", "data_seed", "dataloader_", "full_determinism", "per_device_eval_batch_size", "seed", "use_cpu")
+# of the others, those that it has none for
+OF_GRADIENTS = ("fps", "rand_augment", "mixup", "dropout", "freeze_before", "finer_strides")

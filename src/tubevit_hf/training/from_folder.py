@@ -34,7 +34,7 @@ from ..data.labelled import leave_out, load_labelled, texts_of
 from ..folders import check_folder, read_json
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.number_types_tubevit import has_bfloat16_units
-from .arguments import WITHOUT_EFFECT, ChangeArguments, ClipArguments
+from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments
 from .few_videos import FEW_VIDEOS, MAX_CLIPS, MAX_VIDEOS, FewVideosReport
 from .forecast import CLIPS, Forecast, ForecastCallback
 from .frozen import SETTINGS_NAME
@@ -68,8 +68,6 @@ from .trials import Budget, run_trials, show_trials
 
 SMALL, GRADIENTS = "small", "gradients"
 CONVERTED_NAME = "converted"
-# of the Trainer's arguments, those that the closed form has a use for
-OF_BOTH = ("bf16", "data_seed", "dataloader_", "full_determinism", "per_device_eval_batch_size", "seed", "use_cpu")
 # random clips of a video whose frozen layers are run once, if as many are not too many
 COPIES = 10
 
@@ -136,9 +134,13 @@ def parse_given(arguments: Sequence[str]) -> dict[str, Any]:
             "`tubevit train --list-arguments` all others."
         )
     given = {name: value for name, value in vars(found).items() if value is not unset}
-    for name, instead in (("output_dir", "--out"), ("do_train", None), ("do_eval", None), ("do_predict", None)):
+    does_both, needs_all = "the command trains and evaluates", "it keeps the scores of all videos for validation"
+    for name, hint in (
+        ("output_dir", "give --out"),
+        *(("do_train", does_both), ("do_eval", does_both), ("do_predict", does_both)),
+        *(("dataloader_drop_last", needs_all), ("prediction_loss_only", needs_all)),
+    ):
         if name in given:
-            hint = f"give {instead}" if instead else "the command trains and evaluates"
             raise ValueError(f"--{name} is not for `tubevit train`: {hint}.")
     return given
 
@@ -157,7 +159,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
         OSError: something cannot be read or written.
     """
     closed_form = None if run.recipe is None else run.recipe == SMALL
-    of_gradients = [name for name in run.given if is_trainers(name) and not is_general(name)]
+    of_gradients = [name for name in run.given if name in OF_GRADIENTS or (is_trainers(name) and not is_general(name))]
     if run.recipe == SMALL and of_gradients:
         raise ValueError(
             f"the recipe small is a closed form without --{of_gradients[0]}: leave that out, or give --recipe "
@@ -218,7 +220,8 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     if closed_form:
         note_arguments(training_args, used)
         groups = division.groups_of("train")
-        trainer, report = fit_small(source, splits, clips, training_args, groups, Forecast("clips", CLIPS))
+        watch = Forecast("clips", CLIPS)
+        trainer, report = fit_small(source, splits, clips, training_args, groups, watch, changes)
         save_whole(trainer)
     else:
         trainer = train_by_gradients(run, source, splits, clips, changes, training_args, used)

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..folders import read_json, write_json
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTModel, TubeViTPreTrainedModel
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
-from .arguments import WITHOUT_EFFECT, ChangeArguments, ClipArguments
+from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments
 from .few_videos import FEW_VIDEOS, FewVideosRecipe, FewVideosReport, check_videos, fit_few_videos
 from .frozen import FrozenClips, Watch, cache_frozen, frozen_size
 from .planning import find_recipe
@@ -248,6 +248,7 @@ def fit_small(
     training_args: TrainingArguments,
     groups: Sequence[str] | None = None,
     watch: Watch | None = None,
+    changes: ChangeArguments | None = None,
 ) -> tuple[VideoTrainer, FewVideosReport]:
     """The recipe for few videos: a classifier on frozen layers, in closed form, see [`fit_few_videos`].
 
@@ -257,6 +258,7 @@ def fit_small(
         clips: `num_frames` and others as [`FEW_VIDEOS`] has them.
         groups: of the training videos.
         watch: of the frozen layers, see [`cache_frozen`].
+        changes: of the model, of which there must be none.
 
     Returns:
         A Trainer that evaluates the model, and the report.
@@ -268,6 +270,8 @@ def fit_small(
         raise ValueError(
             "the recipe small keeps what frozen layers give of clips of one length: leave out --short_clips and --pack"
         )
+    if ignored := list_ignored(clips, changes or ChangeArguments(), training_args):
+        raise ValueError(f"the recipe small is a closed form without --{ignored[0]}: leave that out")
     recipe = small_recipe(clips)
     rows = splits["train"]
     copies = recipe.count_copies(len(rows)) if clips.copies is None else clips.copies
@@ -294,6 +298,22 @@ def fit_small(
         processing_class=processor,
     )
     return trainer, report
+
+
+def list_ignored(clips: ClipArguments, changes: ChangeArguments, training_args: TrainingArguments) -> list[str]:
+    """Arguments that differ from their defaults, and that the closed form has no use for."""
+    given = {**asdict(clips), **asdict(changes)}
+    defaults = {**asdict(ClipArguments()), **asdict(ChangeArguments())}
+    plain = TrainingArguments(training_args.output_dir, use_cpu=training_args.use_cpu).to_sanitized_dict()
+    general = (*WITHOUT_EFFECT, *OF_BOTH, "remove_unused_columns")
+    return [
+        *(name for name in OF_GRADIENTS if given[name] != defaults[name]),
+        *(
+            name
+            for name, value in training_args.to_sanitized_dict().items()
+            if value != plain.get(name) and not name.startswith(general)
+        ),
+    ]
 
 
 def small_recipe(clips: ClipArguments) -> FewVideosRecipe:

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Trainer for clips: batches, MixUp, smoothing, views and metrics of videos, and runs that can be killed."""
 
+import inspect
 import json
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset
+from accelerate.utils import send_to_device
+from datasets import ClassLabel, Dataset, List
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms import v2
 from transformers import (
     EarlyStoppingCallback,
@@ -24,7 +28,8 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length
 from transformers.utils import ModelOutput
 
 from ..data import (
@@ -38,13 +43,22 @@ from ..data import (
     is_multi_label,
     pack_clips,
 )
+from ..data.batches import list_parts, set_epoch
 from ..data.clips import has_short_clips
-from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy, predict_views
-from ..evaluation.views import to_scores
+from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy
+from ..evaluation.views import average_views, run_views, to_scores
 from ..model.loss_tubevit import classification_loss, count_labels
 from ..model.modeling_tubevit import TubeViTModel
 from ..model.number_types_tubevit import warn_of_emulation
+from .checks import check_batches, check_frozen, check_loss, check_rows, has_frozen
 from .frozen import FrozenClips
+
+
+# of a DataLoader, beside its batches
+LOADER_SETTINGS = (
+    *("collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
+    *("prefetch_factor", "persistent_workers", "in_order"),
+)
 
 
 class TrainingDiverged(RuntimeError):
@@ -66,6 +80,14 @@ class VideoTrainer(Trainer):
 
     Clips of different lengths, of `short_clips="pad"`, a TubeViT gets with a `frame_mask` or, to train, packed.
 
+    All arguments of the Trainer and of `TrainingArguments` hold, or are refused by name. Your `data_collator` makes
+    all batches. Your `compute_loss_func` gets MixUp's labels as probabilities `(batch, num_labels)`, and in evaluation
+    all views as so many clips. Your `compute_metrics` and `preprocess_logits_for_metrics` get scores averaged over
+    views, where the Trainer has logits.
+
+    Where `config.problem_type` is `None` the labels tell it, before MixUp and smoothing: classes; floats for each
+    class (several labels); or floats for a model with one output (regression, whose only metric is the loss).
+
     Args:
         mixup: alpha of MixUp, which blends pairs of clips and their labels; 0 for none.
         weights: share of batches of each of the joint datasets, up to a factor; by default as long as they are.
@@ -74,19 +96,21 @@ class VideoTrainer(Trainer):
             [`inverse_frequencies`]; where clips have several labels, how much a label that is there counts beside one
             that is not.
         balanced: whether an epoch has as many clips of each class, see [`BalancedBatches`].
-        kwargs: of the Trainer; datasets are [`ClipDataset`]s, joint or frozen ones, evaluation's of
-            [`EvaluationViews`], or frozen ones of one clip each.
+        args, kwargs: of the Trainer. Datasets are [`ClipDataset`]s, joint or frozen ones, such in a `Subset` or
+            `ConcatDataset`, or others with rows of `pixel_values` and `labels`; evaluation's give a clip or
+            [`EvaluationViews`] of each video. To predict, `labels` may be missing.
 
     Raises:
         ValueError: clips may have different lengths, and the model is no TubeViT, or MixUp, frozen clips, a compiler
-            or several GPUs of one process do not go with them; or `class_weights` and `balanced` do not go with the
-            training data.
+            or several GPUs of one process do not go with them; `class_weights` and `balanced` do not go with the
+            training data; or an argument has no effect beside another one, or on such datasets.
     """
 
     # of what the Trainer takes, what this one does
     model: PreTrainedModel  # pyrefly: ignore[bad-override-mutable-attribute]
-    train_dataset: ClipDataset | FrozenClips | JointDataset | None  # pyrefly: ignore[bad-override-mutable-attribute]
-    batches: ShuffledBatches | JointBatches
+    train_dataset: Any
+    # those that are dealt out to the processes, if it is not the Trainer that does so
+    batches: ShuffledBatches | JointBatches | None
 
     def __init__(
         self,
@@ -98,7 +122,27 @@ class VideoTrainer(Trainer):
         balanced: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, data_collator=collate_clips, compute_metrics=self.compute_metrics, **kwargs)
+        given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
+        own = {
+            "data_collator": collate_clips,
+            "compute_loss_func": self.compute_video_loss,
+            "compute_metrics": self.compute_metrics,
+        }
+        self.is_own = {name: given.get(name) is None for name in own}
+        training_args = given.get("args")
+        if training_args is not None and training_args.batch_eval_metrics and self.is_own["compute_metrics"]:
+            raise ValueError(
+                "`batch_eval_metrics` needs a `compute_metrics` of yours that takes `compute_result`: the metrics of "
+                "VideoTrainer are computed of all videos at once."
+            )
+        given |= {name: value for name, value in own.items() if self.is_own[name]}
+        if isinstance(given.get("eval_dataset"), JointDataset):
+            # each by itself, since each has a head of its own
+            given["eval_dataset"] = given["eval_dataset"].datasets
+        with warnings.catch_warnings():
+            # the loss of this Trainer smooths several labels too
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible with multi-label")
+            super().__init__(**given)
         if self.args.device.type == "cpu" and (self.args.bf16 or self.args.bf16_full_eval):
             warn_of_emulation("`bf16`")
         self.mixup, self.weights, self.pack, self.balanced = mixup, weights, pack, balanced
@@ -107,38 +151,57 @@ class VideoTrainer(Trainer):
         self.evaluated: EvalPrediction | None = None
         # sections of the model card beside those that the model writes
         self.card_details = ""
-        self.check_lengths()
-        self.check_balance()
+        self.batches = None
+        # the model's own loss knows neither smoothing nor, in some architectures, soft labels
+        self.label_smoother = None
+        self.check_settings()
+        check_rows(self, self.train_dataset)
+        self.look_at_evaluated(self.eval_dataset)
         # sharding gives the model another one
         self.whole_class = type(self.model)
-        # the model's own loss knows neither smoothing nor, in some architectures, soft labels
-        self.compute_loss_func = self.compute_video_loss
-        self.label_smoother = None
         self.heads: dict[str | None, PreTrainedConfig] = {}
+        self.heads_of = self.model
         self.head = self.model.config
-        dataset = self.eval_dataset if self.train_dataset is None else self.train_dataset
-        if self.model.config.problem_type is None and isinstance(dataset, (ClipDataset, FrozenClips)):
-            # a model would infer it from the first labels, which MixUp and smoothing change
-            several = dataset.num_labels is not None
-            self.model.config.problem_type = "multi_label_classification" if several else "single_label_classification"
+        self.note_problem_type(self.head, self.eval_dataset if self.train_dataset is None else self.train_dataset)
         self.add_callback(EpochCallback(self))
         self._step_began = 0.0
         self._seconds = self._waited = self._clips = 0.0
 
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
+        # pyrefly: ignore[bad-assignment]  plain modules have no configuration
+        model: PreTrainedModel = super().call_model_init(trial)
+        self.whole_class = type(model)
+        return model
+
+    def check_settings(self) -> None:
+        """Raises a `ValueError` for what does not go together, or would have no effect. It is asked again before each
+        training, since a search of hyperparameters changes model and arguments."""
+        self.check_lengths()
+        self.check_balance()
+        check_loss(self)
+        check_batches(self)
+        check_frozen(self)
+
     def check_lengths(self) -> None:
         """Raises a `ValueError` for what clips of different lengths do not go with."""
         of_training, of_evaluation = (
-            any(map(has_short_clips, list_datasets(dataset))) for dataset in (self.train_dataset, self.eval_dataset)
+            any(map(has_short_clips, list_parts(dataset))) for dataset in (self.train_dataset, self.eval_dataset)
         )
         name = "`pack`" if self.pack else '`short_clips="pad"`'
-        if self.pack and isinstance(self.train_dataset, FrozenClips):
+        if self.pack and has_frozen(self.train_dataset):
             raise ValueError("`pack` is for clips; what frozen layers gave of them cannot be packed: leave it out.")
+        if self.pack and not self.is_own["data_collator"]:
+            raise ValueError("`pack` collates the clips of a batch, and so does your `data_collator`: leave one out.")
         if self.pack and self.args.n_gpu > 1:
             raise ValueError("`pack` needs a process for each GPU: start the run with `accelerate launch`.")
         if self.pack and self.args.torch_compile:
             raise ValueError("`pack` does not go with `torch_compile`, which would compile for each mix of lengths.")
         if self.mixup and (self.pack or of_training):
             raise ValueError(f"`mixup` blends clips of one length, and {name} leaves them different: choose one.")
+        if of_evaluation and "inputs" in self.args.include_for_metrics:
+            raise ValueError(
+                '`include_for_metrics=["inputs"]` needs clips of one length: choose `short_clips="repeat"`.'
+            )
         model_type = self.model.config.model_type
         if (self.pack or of_training or of_evaluation) and model_type != "tubevit":
             raise ValueError(f"{name} is for TubeViT, got a model of type {model_type!r}.")
@@ -146,21 +209,35 @@ class VideoTrainer(Trainer):
     def check_balance(self) -> None:
         """Raises a `ValueError` for what classes that count unlike do not go with."""
         dataset = self.train_dataset
+        if self.weights is not None and not isinstance(dataset, JointDataset):
+            raise ValueError(
+                "`weights` are of joint datasets, and `train_dataset` is no JointDataset: leave them out."
+            )
         if (self.class_weights is None and not self.balanced) or dataset is None:
             return
         if isinstance(dataset, JointDataset):
             raise ValueError("`class_weights` and `balanced` are for one dataset; joint ones have `weights`.")
-        if self.balanced and dataset.num_labels is not None:
+        if self.balanced and not isinstance(dataset, (ClipDataset, FrozenClips)):
+            raise ValueError(
+                "`balanced` needs a ClipDataset or FrozenClips, which tell the class of each row, got a "
+                f"{type(dataset).__name__}: choose rows before clips are made of them, as in "
+                "`ClipDataset(rows.select(indices), ...)`."
+            )
+        if self.balanced and (dataset.num_labels is not None or "label" not in dataset.rows.features):
             raise ValueError(
                 "`balanced` needs one class a video, and these may have several labels: give `class_weights`."
             )
-        names = get_names(dataset.rows)
-        weights = self.class_weights
-        if weights is not None and (weights.shape != (len(names),) or not (weights.isfinite() & (weights > 0)).all()):
+        weights, number = self.class_weights, count_labels(self.model.config)
+        if weights is not None and (weights.shape != (number,) or not (weights.isfinite() & (weights > 0)).all()):
             raise ValueError(
-                f"`class_weights` must be a number above 0 for each of the {len(names)} classes, got "
-                f"{weights.tolist()}."
+                f"`class_weights` must be a number above 0 for each of the {number} classes, got {weights.tolist()}."
             )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            # models that call it otherwise get it by their name, see `rename_clips`
+            self._signature_columns = [*(self._signature_columns or ()), "pixel_values"]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the Trainer's, which trains a run further that is at the end of its `max_steps`, or stopped early."""
@@ -174,41 +251,86 @@ class VideoTrainer(Trainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        self.check_settings()
+        collator = self.data_collator
+        self.data_collator = pack_clips if self.pack else collator
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+        self.batches = self.make_batches() if self.has_own_batches() else None
+        if self.batches is None:
+            return loader
+        settings = {name: getattr(loader, name) for name in LOADER_SETTINGS}
+        # dealt out to the processes already, so `accelerate` has nothing to shard
+        return DataLoader(loader.dataset, batch_sampler=self.batches, **settings)
+
+    def has_own_batches(self) -> bool:
+        """Whether batches are drawn here: of streams, and in another order than at random, the Trainer does so."""
+        dataset = self.train_dataset
+        is_stream = isinstance(dataset, IterableDataset) or not has_length(dataset)
+        return dataset is not None and not is_stream and self.args.train_sampling_strategy == "random"
+
+    def make_batches(self) -> ShuffledBatches | JointBatches:
         args, dataset = self.args, self.train_dataset
-        if dataset is None:
-            raise ValueError("`train_dataset` is missing: give the Trainer one to train.")
         shared = {
             "batch_size": self._train_batch_size,
             "seed": args.seed if args.data_seed is None else args.data_seed,
             "process_index": args.process_index,
             "num_processes": args.world_size,
+            "drop_last": args.dataloader_drop_last,
         }
         if isinstance(dataset, JointDataset):
             lengths = {name: len(rows) for name, rows in dataset.datasets.items()}
-            self.batches = JointBatches(lengths, self.weights or lengths, **shared)
-        elif self.balanced:
-            self.batches = BalancedBatches(dataset.rows["label"], **shared)
-        else:
-            self.batches = ShuffledBatches(len(dataset), **shared)
-        # dealt out to the processes already, so `accelerate` has nothing to shard
-        return DataLoader(
-            dataset,
-            batch_sampler=self.batches,
-            collate_fn=pack_clips if self.pack else self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
+            return JointBatches(lengths, self.weights or lengths, **shared)
+        if self.balanced:
+            return BalancedBatches(dataset.rows["label"], **shared)
+        return ShuffledBatches(len(dataset), **shared)
 
     def choose_head(self, inputs: dict[str, Any]) -> PreTrainedConfig:
         """Configuration of the classifier that a batch goes through: its classes, and how many of them are right."""
+        if self.heads_of is not self.model:
+            self.heads_of = self.model
+            self.heads.clear()
         name = inputs.get("dataset")
         if name not in self.heads:
             # pyrefly: ignore[not-callable]  only the clips of a joint model have a name; LoRA may wrap it
             self.heads[name] = self.model.config if name is None else self.model.head_config(name)
         self.head = self.heads[name]
+        self.note_problem_type(self.head, self.train_dataset, inputs.get("labels"))
+        if self.head.problem_type == "regression":
+            settings = {
+                "mixup": self.mixup,
+                "class_weights": self.class_weights is not None,
+                "label_smoothing_factor": self.args.label_smoothing_factor,
+            }
+            if of_classes := [f"`{name}`" for name, is_given in settings.items() if is_given]:
+                raise ValueError(f"{', '.join(of_classes)} need classes, and this is a regression: leave them out.")
         return self.head
+
+    def note_problem_type(self, head: PreTrainedConfig, dataset: object, labels: torch.Tensor | None = None) -> None:
+        """Sets `problem_type` where it is `None`, by the rows of clips or else by a batch's labels.
+
+        A model would infer it from the first labels that it gets, which MixUp and smoothing change.
+        """
+        if head.problem_type is not None:
+            return
+        kinds = set()
+        for part in list_parts(dataset):
+            label = part.rows.features.get("label") if isinstance(part, (ClipDataset, FrozenClips)) else None
+            kinds.add(type(label))
+        if kinds == {List}:
+            head.problem_type = "multi_label_classification"
+        elif kinds == {ClassLabel}:
+            head.problem_type = "single_label_classification"
+        elif labels is not None:
+            num_labels, is_float = count_labels(head), labels.is_floating_point()
+            if num_labels == 1 and is_float:
+                head.problem_type = "regression"
+            elif is_float and labels.shape[1:] == (num_labels,):
+                head.problem_type = "multi_label_classification"
+            elif not is_float and labels.ndim == 1:
+                head.problem_type = "single_label_classification"
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -216,21 +338,30 @@ class VideoTrainer(Trainer):
         self._step_began = time.perf_counter()
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._waited += time.perf_counter() - self._step_began
-        self._clips += sum(len(batch["labels"]) for batch in batches) * self.args.world_size
+        self._clips += (
+            sum(find_batch_size(batch.get("labels", batch)) or 0 for batch in batches) * self.args.world_size
+        )
+        for batch in batches:
+            self.rename_clips(batch)
         return batches, num_items_in_batch
+
+    def rename_clips(self, batch: dict[str, Any]) -> None:
+        """Some models call it otherwise, and so does the Trainer where it counts or keeps a model's input."""
+        if "pixel_values" in batch:
+            batch[self.model.main_input_name] = batch.pop("pixel_values")
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         head = self.choose_head(inputs)
+        if "labels" not in inputs and (self.mixup or self.is_own["compute_loss_func"]):
+            raise ValueError(f"clips to train on need `labels`, got only {', '.join(inputs)}.")
+        inputs = dict(send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking))
         if self.mixup:
             mix = v2.MixUp(alpha=self.mixup, num_classes=count_labels(head))
             inputs = self.run_frozen(inputs)
-            name = "frozen_output" if "frozen_output" in inputs else "pixel_values"
+            name = "frozen_output" if "frozen_output" in inputs else self.model.main_input_name
             # as pictures of one row, since torchvision asks for such
             clips, labels = mix(inputs[name].flatten(1)[:, None, None], inputs["labels"])
             inputs = {**inputs, name: clips.view_as(inputs[name]), "labels": labels}
-        # some models call it otherwise
-        name = self.model.main_input_name
-        inputs = {name if key == "pixel_values" else key: value for key, value in inputs.items()}
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not loss.isfinite():
             raise TrainingDiverged(
@@ -244,14 +375,27 @@ class VideoTrainer(Trainer):
         # a list, if they are packed
         return sum(count({"pixel_values": clip}) for clip in clips) if isinstance(clips, list) else count(inputs)
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """As of the Trainer, for which a model's input values are its tokens; of frames that pad none, if only real
+        ones count."""
+        name, mask = self.model.main_input_name, inputs.get("frame_mask")
+        clips = inputs.get(name)
+        if mask is not None and clips is not None and self.args.include_num_input_tokens_seen == "non_padding":
+            clips = [clips[mask]]
+        if isinstance(clips, list):
+            # it counts one tensor, whose values it does not read
+            inputs = {name: torch.empty(sum(clip.numel() for clip in clips), device="meta")}
+        super()._track_num_input_tokens(inputs)
+
+    def get_frozen_model(self) -> TubeViTModel | None:
+        """The TubeViT whose frozen layers can be run apart, if it is one."""
+        base_model = getattr(self.model, "base_model", None)
+        return base_model if isinstance(base_model, TubeViTModel) and base_model.is_frozen_apart() else None
+
     def run_frozen(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the frozen layers give instead of clips, where they can be run apart."""
-        base_model = getattr(self.model, "base_model", None)
-        if (
-            "pixel_values" not in inputs
-            or not isinstance(base_model, TubeViTModel)
-            or not base_model.is_frozen_apart()
-        ):
+        base_model = self.get_frozen_model()
+        if "pixel_values" not in inputs or base_model is None:
             return inputs
         inputs = dict(self._prepare_inputs(inputs))
         training = base_model.training
@@ -267,41 +411,83 @@ class VideoTrainer(Trainer):
         smoothing = self.args.label_smoothing_factor
         return video_loss(outputs["logits"], labels, self.head, smoothing, num_items_in_batch, self.class_weights)
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[dict[str, Any]]:
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            self.look_at_evaluated(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[dict[str, Any]]:
+        self.look_at_evaluated(test_dataset)
+        return super().get_test_dataloader(test_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        """Videos are evaluated in their order, also where training groups clips by length."""
+
+    def look_at_evaluated(self, dataset: object) -> None:
+        """Refuses rows that are no clips, and has random clips be the same in each evaluation."""
+        check_rows(self, dataset)
+        for part in list_parts(dataset):
+            clips = part.clips if isinstance(part, FrozenClips) else part
+            if isinstance(clips, ClipDataset) and clips.get_epoch() is None:
+                clips.set_epoch(0)
+
     def prediction_step(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        self.rename_clips(inputs)
         inputs = self._prepare_inputs(inputs)
         head = self.choose_head(inputs)
-        several = head.problem_type == "multi_label_classification"
-        labels = inputs.pop("labels")
+        labels = inputs.pop("labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
-            if "frozen_output" in inputs:
-                scores = to_scores(model(**inputs).logits.float(), head.problem_type)
-            else:
-                scores = predict_views(model, inputs.pop("pixel_values"), several, **inputs)
-        # the loss of what the averaged scores say
-        logits = scores.logit(eps=1e-7) if several else scores.clamp_min(1e-12).log()
-        loss = classification_loss(labels, logits, head)
-        return loss, None if prediction_loss_only else scores, labels
+            outputs, num_views = run_views(model, inputs.pop(self.model.main_input_name, None), **inputs)
+            scores = average_views(to_scores(outputs["logits"].float(), head.problem_type), num_views)
+            loss = None if labels is None else self.evaluate_loss(outputs, scores, labels, head, num_views)
+        return (loss, None, None) if prediction_loss_only else (loss, scores, labels)
+
+    def evaluate_loss(
+        self, outputs: ModelOutput, scores: torch.Tensor, labels: torch.Tensor, head: PreTrainedConfig, num_views: int
+    ) -> torch.Tensor:
+        """Of what the averaged scores say; a user's own is the mean over views."""
+        if not self.is_own["compute_loss_func"]:
+            of_views = labels.repeat_interleave(num_views, dim=0)
+            # pyrefly: ignore[not-callable]  it is there
+            loss = self.compute_loss_func(outputs, of_views, num_items_in_batch=of_views.ne(-100).sum())
+            return loss.detach().mean()
+        if num_views == 1:
+            logits = outputs["logits"]
+        elif head.problem_type == "regression":
+            logits = scores
+        elif head.problem_type == "multi_label_classification":
+            logits = scores.logit(eps=1e-7)
+        else:
+            logits = scores.clamp_min(1e-12).log()
+        return classification_loss(labels, logits, head)
 
     # pyrefly: ignore[bad-override-mutable-attribute]  `__init__` hands it over; the Trainer keeps it by the same name
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        self.evaluated = prediction
-        if self.head.problem_type == "multi_label_classification":
+        predictions, references = prediction.predictions, prediction.label_ids
+        if isinstance(predictions, list):
+            # batch by batch, of `eval_do_concat_batches=False`
+            predictions, references = np.concatenate(predictions), np.concatenate(references)
+        self.evaluated = EvalPrediction(predictions, references)
+        metrics: list[TopKAccuracy | MeanClassAccuracy | MeanAveragePrecision] = []
+        if self.head.problem_type == "regression":
+            pass  # the loss says it
+        elif self.head.problem_type == "multi_label_classification":
             metrics = [MeanAveragePrecision()]
         else:
             metrics = [TopKAccuracy(1), TopKAccuracy(5), MeanClassAccuracy()]
         values: dict[str, float] = {}
         for metric in metrics:
-            values |= metric.compute(predictions=prediction.predictions, references=prediction.label_ids) or {}
+            values |= metric.compute(predictions=predictions, references=references) or {}
         return values
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
+        if "loss" in logs and self._seconds:
             # of training alone, without the evaluations and checkpoints in between
             logs["clips_per_second"] = self._clips / self._seconds
             logs["waiting_for_data"] = self._waited / self._seconds
@@ -330,11 +516,21 @@ class VideoTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     # pyrefly: ignore[bad-override]  transformers passes all by name
-    def create_model_card(self, model_name: str | None = None, dataset: str | None = None, **kwargs: Any) -> None:
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset: str | None = None,
+        tags: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """The model's own card, where it writes one."""
         if not hasattr(self.model, "create_model_card"):
-            super().create_model_card(model_name=model_name, dataset=dataset, **kwargs)
+            super().create_model_card(model_name=model_name, dataset=dataset, tags=tags, **kwargs)
         elif self.is_world_process_zero():
+            names = {"finetuned_from": "base_model", "dataset_tags": "datasets"}
+            data = {names.get(name, name): value for name, value in kwargs.items() if value is not None}
+            if unknown := data.keys() - {"language", "license", "base_model", "datasets"}:
+                raise ValueError(f"the model writes its own card, and has no {', '.join(sorted(unknown))} for it.")
             assert self.args.output_dir is not None  # it has a default
             folder = Path(self.args.output_dir)
             found = [
@@ -343,7 +539,12 @@ class VideoTrainer(Trainer):
             metrics = {"accuracy": found[-1]} if found else None
             # pyrefly: ignore[not-callable]  it is there
             card = self.model.create_model_card(
-                self.hub_model_id or folder.name, metrics=metrics, dataset=dataset, details=self.card_details
+                self.hub_model_id or model_name or folder.name,
+                metrics=metrics,
+                dataset=dataset,
+                details=self.card_details,
+                tags=[tags] if isinstance(tags, str) else tags or (),
+                data=data,
             )
             card.save(folder / "README.md")
 
@@ -359,18 +560,17 @@ def has_stopped(state: TrainerState) -> bool:
     return False
 
 
-def list_datasets(dataset: object) -> list[object]:
-    """What a joint dataset, or the evaluation's by name, is made of."""
-    if isinstance(dataset, JointDataset):
-        dataset = dataset.datasets
-    return list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
-
-
 class EpochCallback(TrainerCallback):
     """Tells which epoch it is, since order and content of the clips depend on it, and when a step is over."""
 
     def __init__(self, trainer: VideoTrainer):
-        self.trainer = trainer
+        self.trainer, self.epoch = trainer, 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # of a stream without length, whose end nobody knows before, `state.epoch` says no more than this
+        self.epoch = int(state.epoch or 0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -380,10 +580,10 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        assert self.trainer.train_dataset is not None  # it has batches
-        epoch = int(state.epoch or 0)
-        self.trainer.train_dataset.set_epoch(epoch)
-        self.trainer.batches.set_epoch(epoch)
+        set_epoch(self.trainer.train_dataset, self.epoch)
+        if self.trainer.batches is not None:
+            self.trainer.batches.set_epoch(self.epoch)
+        self.epoch += 1
 
 
 def video_loss(
