@@ -194,6 +194,11 @@ class TubeViTConfig(PreTrainedConfig):
             How learned tables are brought to other sizes in space: `"bicubic"`, `"bicubic_antialias"` (as timm does),
             `"bicubic_corners"` or `"bilinear_corners"` (which keep the corners in place, as torchvision and Google's
             code do).
+        recompute_activation (`bool`, defaults to `False`):
+            Whether training keeps only the input of each MLP's activation for the backward pass, and computes its
+            output again there. Autograd then keeps a quarter less for each layer, and no matrix product runs twice.
+            Forward hooks of the activation and of `fc2` are called again in the backward pass, and functions of
+            `torch.func` need the model in evaluation mode. Compiled models choose by themselves what they keep.
         heads (`dict[str, dict]`, *optional*):
             Of [`TubeViTForJointClassification`]: for each dataset its classes, `"labels"`, and its `"problem_type"`,
             by default a single label.
@@ -243,6 +248,7 @@ class TubeViTConfig(PreTrainedConfig):
     position_embedding_resize: Literal["bicubic", "bicubic_antialias", "bicubic_corners", "bilinear_corners"] = (
         "bicubic"
     )
+    recompute_activation: bool = False
     heads: dict[str, dict[str, Any]] | None = None
 
     if TYPE_CHECKING:
@@ -318,6 +324,13 @@ class TubeViTConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         # JSON knows lists only: what is saved and what is loaded must be the same
         return {**super().to_dict(), "tubes": json.loads(json.dumps(self.tubes))}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        settings = super().to_diff_dict()
+        if not self.recompute_activation:
+            # not in `config.json`: earlier versions would warn of a field that they do not know
+            settings.pop("recompute_activation", None)
+        return settings
 
     @property
     def resolved_tubes(self) -> tuple[Tube, ...]:
