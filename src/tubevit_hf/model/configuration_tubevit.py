@@ -194,14 +194,14 @@ class TubeViTConfig(PreTrainedConfig):
             How learned tables are brought to other sizes in space: `"bicubic"`, `"bicubic_antialias"` (as timm does),
             `"bicubic_corners"` or `"bilinear_corners"` (which keep the corners in place, as torchvision and Google's
             code do).
+        heads (`dict[str, dict]`, *optional*):
+            Of [`TubeViTForJointClassification`]: for each dataset its classes, `"labels"`, and its `"problem_type"`,
+            by default a single label.
         recompute_activation (`bool`, defaults to `False`):
             Whether training keeps only the input of each MLP's activation for the backward pass, and computes its
             output again there. Autograd then keeps a quarter less for each layer, and no matrix product runs twice.
             Forward hooks of the activation and of `fc2` are called again in the backward pass, and functions of
             `torch.func` need the model in evaluation mode. Compiled models choose by themselves what they keep.
-        heads (`dict[str, dict]`, *optional*):
-            Of [`TubeViTForJointClassification`]: for each dataset its classes, `"labels"`, and its `"problem_type"`,
-            by default a single label.
 
     Example:
 
@@ -248,8 +248,8 @@ class TubeViTConfig(PreTrainedConfig):
     position_embedding_resize: Literal["bicubic", "bicubic_antialias", "bicubic_corners", "bilinear_corners"] = (
         "bicubic"
     )
-    recompute_activation: bool = False
     heads: dict[str, dict[str, Any]] | None = None
+    recompute_activation: bool = False
 
     if TYPE_CHECKING:
         # a keyword too, though transformers keeps it in `id2label`
