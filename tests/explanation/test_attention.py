@@ -8,7 +8,7 @@ import torch
 
 from tubevit_hf import TubeViTForVideoClassification, TubeViTModel
 from tubevit_hf.explanation import attention_rollout, explain_clips, pooling_attention
-from tubevit_hf.explanation.attention import pooler_weights
+from tubevit_hf.explanation.attention import pooling_weights
 from tubevit_hf.explanation.regions import share_out, token_regions
 
 from ..support.naive import read_tube, seen, tokens_of
@@ -199,7 +199,7 @@ def test_what_computes_attention_makes_no_difference():
     by_sdpa = attention_rollout(model, clips)
     model.set_attn_implementation("eager")
     torch.testing.assert_close(attention_rollout(model, clips), by_sdpa)
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_attention_sums_to_one_over_the_tubes():
@@ -211,13 +211,13 @@ def test_attention_sums_to_one_over_the_tubes():
 
 def test_weights_are_those_of_the_pooler():
     model = randomize(TubeViTModel(tiny_config()))
-    hidden_states = torch.randn(2, 11, 24)
+    clips = torch.randn(2, 7, 3, 40, 56)
     weights = []
     model.set_attn_implementation("eager")
     attend = model.pooler.attend
     model.pooler.attend = lambda *args, **kwargs: weights.append(attend(*args, **kwargs)[1]) or attend(*args, **kwargs)
-    model.pooler(hidden_states)
-    torch.testing.assert_close(pooler_weights(model.pooler, hidden_states), weights[0].mean(dim=1)[:, 0])
+    model(clips)
+    torch.testing.assert_close(pooling_weights(model, clips), weights[0].mean(dim=1)[:, 0])
 
 
 def test_attention_lies_where_its_token_looks():

@@ -48,6 +48,7 @@ SETTINGS = {
         "position_embedding_type": "pretrained",
         "position_embedding_scale": 0.2,
         "position_embedding_resize": "bilinear_corners",
+        "recompute_activation": True,
         "heads": {"clips": {"labels": ["run", "fall"], "problem_type": "multi_label_classification"}},
     },
 }

@@ -78,9 +78,12 @@ def test_freezing_can_be_changed_and_undone():
         assert model.tubevit.config.freeze_before == before
         for name, parameter in model.named_parameters():
             assert parameter.requires_grad != is_frozen(name, before), (name, before)
-    for before in (4, -1):
+    for before in (4, -1, 1.5, "2"):
         with pytest.raises(ValueError, match=rf"`layer`.*0 to 3.*{before}"):
             model.freeze_before(before)
+        # what was refused leaves no trace
+        assert model.config.freeze_before is None
+        assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_freezing_nothing_leaves_what_the_user_froze():

@@ -131,6 +131,47 @@ def test_bad_labels_are_refused(settings, labels, fragments):
         model(random_clip(), labels=labels)
     for fragment in fragments:
         assert fragment in str(caught.value)
+    # nothing is noted of labels that were refused
+    assert model.config.problem_type == settings.get("problem_type")
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "refused", "labels", "formula"),
+    [
+        (
+            3,
+            torch.tensor([[1, 0, 1], [0, 1, 1]]),
+            torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]),
+            binary_cross_entropy,
+        ),
+        (3, torch.tensor([2.0, 1.0]), torch.tensor([2, 1]), cross_entropy),
+        (3, torch.tensor([2, 3]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), binary_cross_entropy),
+        (3, torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([2, 1]), cross_entropy),
+        (1, torch.tensor([[0.5, 1.0], [2.0, 0.0]]), torch.tensor([0.5, -1.0]), squared_error),
+        (1, torch.tensor([0.5]), torch.tensor([[0.5], [-1.0]]), squared_error),
+    ],
+)
+def test_labels_that_were_refused_leave_no_trace(num_labels, refused, labels, formula):
+    """The corrected call trains as in a model that never saw the wrong ones."""
+    model = build(num_labels=num_labels)
+    with pytest.raises(ValueError, match="`labels`"):
+        model(random_clip(), labels=refused)
+    assert model.config.problem_type is None
+    outputs = model(random_clip(), labels=labels)
+    assert_close(outputs.loss, formula(outputs.logits, labels), "float64")
+    assert model.config.problem_type == INFERRED[formula]
+
+
+def test_refused_labels_are_told_how_they_were_understood():
+    model = build()
+    with pytest.raises(
+        ValueError, match=r"inferred.*floats are zeros and ones of several labels.*`config.problem_type`"
+    ):
+        model(random_clip(), labels=torch.tensor([[1, 0, 1], [0, 1, 1]]))
+    model.config.problem_type = "single_label_classification"
+    with pytest.raises(ValueError, match="`labels`") as caught:
+        model(random_clip(), labels=torch.tensor([[1, 0, 1], [0, 1, 1]]))
+    assert "inferred" not in str(caught.value)
 
 
 def test_loss_function_is_the_packages_own():

@@ -23,7 +23,7 @@ def count_parameters(config: TubeViTConfig) -> dict[str, int]:
     parts = {
         "encoder": (model.tubevit.layers, model.tubevit.layernorm),
         "tubes": (model.tubevit.embeddings,),
-        "pooling": () if model.tubevit.pooler is None else (model.tubevit.pooler,),
+        "pooling": (model.tubevit.pooler,),
         "head": (model.classifier,),
     }
     return {part: sum(p.numel() for module in parts[part] for p in module.parameters()) for part in PARTS}

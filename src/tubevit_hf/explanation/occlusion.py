@@ -48,7 +48,7 @@ def occlude_time(
         ValueError: the model has no head, a label is not one of its, or a window is empty, beyond the clip or all of
             it.
     """
-    check_classifier(model)
+    model = check_classifier(model)
     pixel_values = as_video(pixel_values)
     num_frames = pixel_values.shape[1]
     if isinstance(windows, int):
@@ -80,7 +80,7 @@ def scores_so_far(
     Returns:
         Probabilities `(batch, num_frames, labels)`, in float32.
     """
-    check_classifier(model)
+    model = check_classifier(model)
     pixel_values = as_video(pixel_values)
     scores = []
     for frame in watch(range(pixel_values.shape[1])):

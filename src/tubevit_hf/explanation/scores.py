@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The label that is explained, and how likely it is."""
+"""The model and label that are explained, and how likely the label is."""
 
 import torch
+from torch import nn
 
 from ..model.modeling_tubevit import TubeViTForClassification, TubeViTPreTrainedModel
 
 
-def check_classifier(model: TubeViTPreTrainedModel) -> TubeViTForClassification:
-    """The model, or a `ValueError` if it has no labels."""
+def find_tubevit(model: nn.Module) -> TubeViTPreTrainedModel:
+    """The TubeViT itself, or that within what wraps it as a whole, such as a `PeftModel`, whose adapters are in its
+    layers, or what `torch.compile` returns."""
+    for module in model.modules():
+        if isinstance(module, TubeViTPreTrainedModel):
+            return module
+    raise ValueError(f"only a TubeViT can be explained, got {type(model).__name__}.")
+
+
+def check_classifier(model: nn.Module) -> TubeViTForClassification:
+    """The classifier, as `find_tubevit` finds it, or a `ValueError` if it has no labels."""
+    model = find_tubevit(model)
     if not isinstance(model, TubeViTForClassification) or not model.config.num_labels:
         raise ValueError(
             f"{type(model).__name__} has no labels: load TubeViTForVideoClassification, or choose the method "

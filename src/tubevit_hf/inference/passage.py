@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,10 @@ from transformers.image_utils import load_image
 
 from ..data.listing import kind_of
 from ..explanation import explain_clips, scores_so_far, to_heat
-from ..explanation.attention import pooler_weights
+from ..explanation.attention import pooling_weights
 from ..explanation.occlusion import Watch
-from ..model.modeling_tubevit import TubeViTAttentionPooler, TubeViTForClassification, TubeViTPreTrainedModel
+from ..explanation.scores import find_tubevit
+from ..model.modeling_tubevit import TubeViTForClassification, TubeViTPreTrainedModel
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .explaining import read_clip, to_pictures
 from .running import LoadedModel
@@ -84,7 +84,7 @@ def follow_clip(model: LoadedModel, clip: torch.Tensor, watch: Watch = lambda st
         clip: as [`read_frames`] gives it.
         watch: around the numbers of the frames, such as `tqdm`.
     """
-    network: TubeViTPreTrainedModel = model.model
+    network = find_tubevit(model.model)
     clips = clip[None].to(network.device, network.dtype)
     labels: list[str] = []
     scores = None
@@ -101,11 +101,7 @@ def follow_clip(model: LoadedModel, clip: torch.Tensor, watch: Watch = lambda st
     )
 
 
-@torch.no_grad()
-def weigh_tokens(model: Any, clips: torch.Tensor) -> np.ndarray | None:
-    base_model = model.base_model
-    if not isinstance(base_model.pooler, TubeViTAttentionPooler) or model.config.joint_layer > 0:
+def weigh_tokens(model: TubeViTPreTrainedModel, clips: torch.Tensor) -> np.ndarray | None:
+    if model.config.pooling_type != "attention" or model.config.joint_layer > 0:
         return None
-    hidden_states = base_model(clips).last_hidden_state
-    weights = pooler_weights(base_model.pooler, hidden_states)[0, model.config.num_prefix_tokens :]
-    return weights.cpu().numpy()
+    return pooling_weights(model, clips)[0, model.config.num_prefix_tokens :].cpu().numpy()

@@ -148,11 +148,12 @@ class SingleFrames:
     def encode(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """`(frames, channels, height, width)` to parts `(frames, tokens of a moment, hidden_size)`."""
         clips = pixel_values[:, None]
-        self.size = (pixel_values.shape[2], pixel_values.shape[3])
         embedding_output = self.encoder.embeddings(clips)
         layout = self.encoder.embeddings.layout(clips)
         states = self.encoder.run_layers(embedding_output, embedding_output, layout, None, 0, self.config.joint_layer)
         gated = [embedding_output] if self.has_late_gate else []
+        # frames that were refused leave no trace
+        self.size = (pixel_values.shape[2], pixel_values.shape[3])
         return [states.hidden_states, *gated, *(states.read[number] for number in self.read_before)]
 
     def classify(self, parts: list[torch.Tensor]) -> torch.Tensor:

@@ -256,6 +256,11 @@ class TubeViTConfig(PreTrainedConfig):
         heads (`dict[str, dict]`, *optional*):
             Of [`TubeViTForJointClassification`]: for each dataset its classes, `"labels"`, and its `"problem_type"`,
             by default a single label.
+        recompute_activation (`bool`, defaults to `False`):
+            Whether training keeps only the input of each MLP's activation for the backward pass, and computes its
+            output again there. Autograd then keeps a quarter less for each layer, and no matrix product runs twice.
+            Forward hooks of the activation and of `fc2` are called again in the backward pass, and functions of
+            `torch.func` need the model in evaluation mode. Compiled models choose by themselves what they keep.
 
     Example:
 
@@ -303,6 +308,7 @@ class TubeViTConfig(PreTrainedConfig):
         "bicubic"
     )
     heads: dict[str, dict[str, Any]] | None = None
+    recompute_activation: bool = False
 
     if TYPE_CHECKING:
         # a keyword too, though transformers keeps it in `id2label`
@@ -423,6 +429,13 @@ class TubeViTConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         # JSON knows lists only: what is saved and what is loaded must be the same
         return {**super().to_dict(), "tubes": json.loads(json.dumps(self.tubes))}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        settings = super().to_diff_dict()
+        if not self.recompute_activation:
+            # not in `config.json`: earlier versions would warn of a field that they do not know
+            settings.pop("recompute_activation", None)
+        return settings
 
     @property
     def resolved_tubes(self) -> tuple[Tube, ...]:

@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The classifiers' loss: single label, soft labels, several labels, regression."""
 
+from typing import Literal
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils.import_utils import is_tracing
+
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+# how the kind of the labels was found, where a `problem_type` does not say it
+INFERENCE = (
+    "It was inferred: whole numbers are classes, one a row; floats are zeros and ones of several labels. Give labels "
+    "of the other type, or set `config.problem_type`."
+)
 
 
 def classification_loss(
@@ -14,7 +25,8 @@ def classification_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     **kwargs: object,
 ) -> torch.Tensor:
-    """Loss by `config.problem_type`; where that is `None` it is inferred as everywhere in transformers, and noted.
+    """Loss by `config.problem_type`; where that is `None` it is inferred as everywhere in transformers, and noted once
+    there is a loss.
 
     `"single_label_classification"`: cross-entropy with classes `(batch,)` or, for soft labels such as MixUp's, with
     probabilities `(batch, num_labels)`; `"multi_label_classification"`: binary cross-entropy with `(batch,
@@ -25,41 +37,45 @@ def classification_loss(
         ValueError: labels of a wrong shape or, in eager mode, out of range.
     """
     num_labels = count_labels(config)
-    if config.problem_type is None:
-        if num_labels == 1:
-            config.problem_type = "regression"
-        else:
-            config.problem_type = (
-                "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-            )
+    problem_type = config.problem_type or infer_problem_type(labels, num_labels)
     labels = labels.to(logits.device)
     # a model in bfloat16 has logits of 8 bits: enough to classify, not to tell small losses apart
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    by_class = config.problem_type == "single_label_classification" and not labels.is_floating_point()
+    by_class = problem_type == "single_label_classification" and not labels.is_floating_point()
     if num_labels == 1 and labels.ndim == 1 and not by_class:
         labels = labels[:, None]
     expected = logits.shape[:1] if by_class else logits.shape
     if labels.shape != expected:
+        inference = f" {INFERENCE}" if config.problem_type is None else ""
         raise ValueError(
             f"`labels` of type {labels.dtype} must have the shape {tuple(expected)} for `problem_type` "
-            f"{config.problem_type!r}, got {tuple(labels.shape)}."
+            f"{problem_type!r}, got {tuple(labels.shape)}.{inference}"
         )
     if not is_tracing(labels):
-        check_label_range(labels, config)
+        check_label_range(labels, problem_type, num_labels)
 
     # `num_items_in_batch` counts label entries: one a row for classes, `num_labels` a row for soft labels
     reduction = "mean" if num_items_in_batch is None else "sum"
     if by_class:
         loss = nn.functional.cross_entropy(logits, labels.long(), reduction=reduction)
-    elif config.problem_type == "single_label_classification":
+    elif problem_type == "single_label_classification":
         loss = nn.functional.cross_entropy(logits, labels.to(logits.dtype), reduction=reduction)
         if num_items_in_batch is not None:
             loss = loss * num_labels
-    elif config.problem_type == "multi_label_classification":
+    elif problem_type == "multi_label_classification":
         loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction=reduction)
     else:
         loss = nn.functional.mse_loss(logits, labels.to(logits.dtype), reduction=reduction)
+    # labels that were refused above leave no trace
+    config.problem_type = problem_type
     return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
+    """The `problem_type` of labels by their type, as transformers infers it."""
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
 def count_labels(config: PreTrainedConfig) -> int:
@@ -69,15 +85,14 @@ def count_labels(config: PreTrainedConfig) -> int:
     return config.num_labels
 
 
-def check_label_range(labels: torch.Tensor, config: PreTrainedConfig) -> None:
+def check_label_range(labels: torch.Tensor, problem_type: ProblemType, num_labels: int) -> None:
     """Raises a `ValueError` for a class that does not exist, before it becomes an index error on some device."""
-    if config.problem_type == "regression":
+    if problem_type == "regression":
         return
-    if labels.is_floating_point() or config.problem_type == "multi_label_classification":
+    if labels.is_floating_point() or problem_type == "multi_label_classification":
         wrong, allowed = (labels < 0) | (labels > 1), "between 0 and 1"
     else:
         # cross_entropy leaves out -100, the usual mark of "no label"
-        num_labels = count_labels(config)
         wrong = ((labels < 0) & (labels != -100)) | (labels >= num_labels)
         allowed = f"from 0 to {num_labels - 1} (`num_labels` is {num_labels})"
     if wrong.any():

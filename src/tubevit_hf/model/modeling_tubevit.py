@@ -102,11 +102,47 @@ def gather_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -
         patches = patches.narrow(dim, tube.offset[axis], patches.shape[dim] - tube.offset[axis])
         patches = patches.unfold(dim, tube.extent[axis], tube.stride[axis])
         patches = patches.unfold(-1, tube.kernel_size[axis], tube.kernel_stride[axis])
-    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here in any case: see `pool`
+    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here in any case: see `TubeViTMeanPooler`
     patches = patches.permute(0, 1, 3, 4, 5, 7, 9, 2, 6, 8, 10)
     patches = patches.to(dtype, copy=True, memory_format=torch.contiguous_format)
     # -> (batch, t * h * w, neighbours, channels * kt * kh * kw)
     return patches.flatten(7).flatten(4, 6).flatten(1, 3)
+
+
+class TubeViTPositionEmbeddings(nn.ParameterDict):
+    """Position embeddings of a tube's tokens: `(1, t * h * w, hidden_size)`, or `None` for `"none"`.
+
+    It holds the learned tables by the index of their tube, and reads them in its call: a parameter that is offloaded
+    is there only while its module runs.
+    """
+
+    # a plain `ParameterDict` cannot be called
+    __call__ = nn.Module.__call__
+
+    def __init__(self, config: TubeViTConfig):
+        super().__init__()
+        self.config = config
+        self.tubes = config.resolved_tubes
+        for index, tube in enumerate(self.tubes):
+            shape = config.position_table_shape(tube)
+            if shape is not None:
+                self[str(index)] = nn.Parameter(torch.empty(shape))
+
+    def forward(self, index: int, grid: Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+        if str(index) in self:
+            return resize_positions(self[str(index)], grid, self.config.position_embedding_resize).to(dtype)
+        kind = self.config.position_embedding_type
+        if kind == "none":
+            return None
+        # computed anew, never stored: right at every size and after a load through the meta device. bfloat16 would
+        # round positions above 256 pixels to even numbers.
+        exact = torch.promote_types(dtype, torch.float32)
+        if kind == "tube_index":
+            axes = [torch.arange(length, dtype=exact, device=device) for length in grid]
+        else:
+            axes = [self.tubes[index].centers(axis, length, exact, device) for axis, length in enumerate(grid)]
+        table = self.config.position_embedding_scale * sincos_positions(axes, self.config.hidden_size)
+        return table[None].to(dtype)
 
 
 class TubeViTEmbeddings(nn.Module):
@@ -136,13 +172,7 @@ class TubeViTEmbeddings(nn.Module):
             self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         if config.num_register_tokens:
             self.register_tokens = nn.Parameter(torch.empty(1, config.num_register_tokens, config.hidden_size))
-        self.position_embeddings = nn.ParameterDict(
-            {
-                str(index): nn.Parameter(torch.empty(shape))
-                for index, tube in enumerate(config.resolved_tubes)
-                if (shape := config.position_table_shape(tube)) is not None
-            }
-        )
+        self.position_embeddings = TubeViTPositionEmbeddings(config)
         self.layernorm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_pre_layernorm else nn.Identity()
         )
@@ -281,22 +311,7 @@ class TubeViTEmbeddings(nn.Module):
 
     def positions(self, index: int, grid: Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
         """Position embeddings of tube `index`: `(1, t * h * w, hidden_size)`, in `dtype`; `None` for `"none"`."""
-        if str(index) in self.position_embeddings:
-            table = self.position_embeddings[str(index)]
-            return resize_positions(table, grid, self.config.position_embedding_resize).to(dtype)
-        kind = self.config.position_embedding_type
-        if kind == "none":
-            return None
-        # computed anew, never stored: right at every size and after a load through the meta device. bfloat16 would
-        # round positions above 256 pixels to even numbers.
-        exact = torch.promote_types(dtype, torch.float32)
-        if kind == "tube_index":
-            axes = [torch.arange(length, dtype=exact, device=device) for length in grid]
-        else:
-            tube = self.tubes[index].tube
-            axes = [tube.centers(axis, length, exact, device) for axis, length in enumerate(grid)]
-        table = self.config.position_embedding_scale * sincos_positions(axes, self.config.hidden_size)
-        return table[None].to(dtype)
+        return self.position_embeddings(index, grid, dtype, device)
 
 
 # mode, align_corners and antialias: how ViT libraries resize their position tables, by `position_embedding_resize`,
@@ -447,6 +462,13 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
         return attn_output.unflatten(0, (batch_size, num_moments)).flatten(1, 2), attn_weights
 
 
+# Poolers are modules of one signature, with weights or without, so that the model calls whatever is there. Arguments:
+#   hidden_states, the normed tokens at the end: (batch, tokens, hidden_size) -> (batch, features)
+#   layout, of the clip in the embeddings; `layout.pool(config.joint_pooling)` is that of the tokens at the end
+#   token_mask, of the tokens at the end: (batch, tokens), or None
+#   read, the normed tokens by the number of layers before them, where `config.pooling_type` is "grid"
+
+
 class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
     """One learned query attends to all valid tokens: `(batch, tokens, hidden_size) -> (batch, hidden_size)`."""
 
@@ -457,10 +479,12 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        token_mask: torch.Tensor | None = None,
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        read: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        # copied, see `TubeViTModel.pool`
+        # copied, see `TubeViTMeanPooler`
         query = self.query.repeat(hidden_states.shape[0], 1, 1)
         attention_mask = create_bidirectional_mask(
             config=self.config,
@@ -471,16 +495,56 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
         return self.attend(query, hidden_states, attention_mask, None, **kwargs)[0].squeeze(1)
 
 
+class TubeViTMeanPooler(nn.Module):
+    """The mean of the tubes' valid tokens: `(batch, tokens, hidden_size) -> (batch, hidden_size)`."""
+
+    def __init__(self, config: TubeViTConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        read: dict[int, torch.Tensor],
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        joined = layout.pool(self.config.joint_pooling)
+        chosen = self.choose(hidden_states, joined)
+        if token_mask is None:
+            return chosen.mean(dim=1)
+        weight = self.choose(token_mask, joined)[..., None].to(chosen.dtype)
+        return (chosen * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def choose(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        """What is averaged, of `(batch, tokens, ...)`."""
+        later = states[:, layout.num_moment_tokens :]
+        # copied, or a graph would be for those sizes only at which it need not be
+        patches = split_moments(states, layout)[:, :, layout.num_prefix_tokens :]
+        patches = patches.clone(memory_format=torch.contiguous_format)
+        return torch.cat([patches.flatten(1, 2), later], dim=1)
+
+
+class TubeViTClsPooler(TubeViTMeanPooler):
+    """The CLS token, with a `joint_layer` the mean of the valid moments': `(batch, tokens, hidden_size) -> (batch,
+    hidden_size)`."""
+
+    def choose(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        return split_moments(states, layout)[:, :, 0]
+
+
 # of a token's channel, as the grid pooling sees it
 LEAST_CHANGE = 1e-6
 
 
 class TubeViTGridPooler(nn.Module):
-    """What is where and when, and what changes: `(batch, tokens, hidden_size) -> (batch, features)`, the parts of
-    `config.pooling_parts` one after another. Tokens are averaged over `pooling_grid` regions of time, height and
-    width. Of each region in space its mean over time ("means"), how much its patches change from each region in time
-    to the next, all in all ("changes") and beside the other regions ("shares"), and how each region in time differs
-    from the mean ("differences"); and of each step the greatest change of any patch, wherever it is ("peaks").
+    """What is where and when, and what changes: `(batch, tokens, hidden_size) -> (batch, features)`, for each layer
+    that is read the parts of `config.pooling_parts` one after another. Tokens are averaged over `pooling_grid` regions
+    of time, height and width. Of each region in space its mean over time ("means"), how much its patches change from
+    each region in time to the next, all in all ("changes") and beside the other regions ("shares"), and how each
+    region in time differs from the mean ("differences"); and of each step the greatest change of any patch, wherever
+    it is ("peaks").
 
     A scene that stands still is in the means alone, so that what moves can be told by itself. Changes are absolute
     values of each channel, and their square roots are given. There are no weights.
@@ -490,7 +554,24 @@ class TubeViTGridPooler(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, states: torch.Tensor, layout: TokenLayout, valid: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        read: dict[int, torch.Tensor],
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        joined = layout.pool(self.config.joint_pooling)
+        valid = None if token_mask is None else valid_moments(token_mask, joined)
+        features = [
+            self.describe(states, joined if number > self.config.joint_layer else layout, valid)
+            for number, states in read.items()
+        ]
+        return torch.cat(features, dim=1)
+
+    def describe(self, states: torch.Tensor, layout: TokenLayout, valid: torch.Tensor | None) -> torch.Tensor:
+        """Features of one layer; `valid`: `(batch, num_moments)`."""
         steps, rows, columns = self.config.pooling_grid
         num_moments, (_, height, width) = layout.num_moments, layout.moment_grids[0]
         moments = split_moments(states, layout)
@@ -541,22 +622,30 @@ def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dty
     return inside / inside.sum(dim=-1, keepdim=True)
 
 
+POOLERS: dict[str, type[nn.Module]] = {
+    "attention": TubeViTAttentionPooler,
+    "cls": TubeViTClsPooler,
+    "mean": TubeViTMeanPooler,
+    "grid": TubeViTGridPooler,
+}
+
+
 class TubeViTMLP(nn.Module):
     def __init__(self, config: TubeViTConfig):
         super().__init__()
+        self.config = config
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.fc1(hidden_states)
-        # what replaces the layer (LoRA, quantization) may have more to do than this should run twice
-        plain = type(self.fc2) is nn.Linear
         # compilers choose by themselves what they keep
-        if plain and self.training and hidden_states.requires_grad and not torch.compiler.is_compiling():
+        recompute = self.config.recompute_activation and self.training and not torch.compiler.is_compiling()
+        if recompute and hidden_states.requires_grad:
             # a quarter of what a layer keeps for the backward pass is the output of the activation. It is computed
             # again there, and the product is not: checkpointing stops once it has what was left out
-            return checkpoint(self.project_activated, hidden_states, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(self.project_activated, hidden_states, use_reentrant=False)
         return self.project_activated(hidden_states)
 
     def project_activated(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -654,13 +743,8 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             if module.weight is not None:
                 init.trunc_normal_(module.weight, std=std)
             init.zeros_(module.bias)
-        elif isinstance(module, TubeViTEmbeddings):
+        elif isinstance(module, (TubeViTEmbeddings, TubeViTPositionEmbeddings)):
             for parameter in module.parameters(recurse=False):
-                init.trunc_normal_(parameter, std=std)
-        elif isinstance(module, nn.ParameterDict):
-            # position tables, by themselves: transformers passes over a module that has no parameter of its own, as
-            # `TubeViTEmbeddings` may have none
-            for parameter in module.values():
                 init.trunc_normal_(parameter, std=std)
         elif isinstance(module, TubeViTAttentionPooler):
             # the query meets layer-normed tokens: at their scale it prefers some from the start. At
@@ -716,7 +800,7 @@ class TubeViTPreTrainedModel(PreTrainedModel):
             ValueError: `layer` is out of range.
         """
         num_layers = self.config.num_hidden_layers
-        if layer is not None and not 0 <= layer <= num_layers:
+        if layer is not None and (not isinstance(layer, int) or not 0 <= layer <= num_layers):
             raise ValueError(f"`layer` must be from 0 to {num_layers} (`num_hidden_layers`) or None, got {layer}.")
         if layer is None and self.config.freeze_before is None:
             return
@@ -752,8 +836,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self.embeddings = TubeViTEmbeddings(config)
         self.layers = nn.ModuleList([TubeViTLayer(config, index) for index in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        poolers = {"attention": TubeViTAttentionPooler, "grid": TubeViTGridPooler}
-        self.pooler = poolers[config.pooling_type](config) if config.pooling_type in poolers else None
+        self.pooler = POOLERS[config.pooling_type](config)
         self.post_init()
 
     if TYPE_CHECKING:
@@ -820,8 +903,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         """Clips one after another in a row; see `forward`.
 
         Raises:
-            ValueError: there are no clips, a `frame_mask` comes with them, or what is recorded of layers is asked of a
-                model with a `joint_layer`.
+            ValueError: there are no clips, a `frame_mask` comes with them, what is recorded of layers is asked of a
+                model with a `joint_layer`, or the model is a replica of `DataParallel`.
         """
         joint_layer, num_layers = self.config.joint_layer, len(self.layers)
         if frame_mask is not None:
@@ -831,6 +914,11 @@ class TubeViTModel(TubeViTPreTrainedModel):
             raise ValueError(
                 "`output_hidden_states` and `output_attentions` of a list of clips need a `joint_layer` of 0, got "
                 f"{joint_layer}: give the clips one by one."
+            )
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "a list of clips does not go with `DataParallel`, which cuts each clip into pieces, one for each "
+                "device: use one device, or `DistributedDataParallel` (torchrun)."
             )
         videos = as_videos(clips)
         layouts = [self.embeddings.layout(video) for video in videos]
@@ -968,44 +1056,9 @@ class TubeViTModel(TubeViTPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Final norm and pooling."""
         last_hidden_state = self.layernorm(states.hidden_states)
-        joined = layout.pool(self.config.joint_pooling)
-        if isinstance(self.pooler, TubeViTGridPooler):
-            valid = None if token_mask is None else valid_moments(token_mask, joined)
-            features = [
-                self.pooler(self.layernorm(read), joined if number > self.config.joint_layer else layout, valid)
-                for number, read in states.read.items()
-            ]
-            pooler_output = torch.cat(features, dim=1)
-        else:
-            pooler_output = self.pool(last_hidden_state, joined, token_mask, **kwargs)
+        read = {number: self.layernorm(state) for number, state in states.read.items()}
+        pooler_output = self.pooler(last_hidden_state, layout, token_mask, read, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
-
-    def pool(
-        self,
-        last_hidden_state: torch.Tensor,
-        layout: TokenLayout,
-        token_mask: torch.Tensor | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        """`(batch, tokens, hidden_size) -> (batch, hidden_size)`, as `pooling_type` says."""
-        if isinstance(self.pooler, TubeViTAttentionPooler):
-            return self.pooler(last_hidden_state, token_mask, **kwargs)
-
-        def choose(states: torch.Tensor) -> torch.Tensor:
-            """What is averaged, of `(batch, tokens, ...)`."""
-            moments = split_moments(states, layout)
-            if self.config.pooling_type == "cls":
-                return moments[:, :, 0]
-            later = states[:, layout.num_moment_tokens :]
-            # copied, or a graph would be for those sizes only at which it need not be
-            patches = moments[:, :, layout.num_prefix_tokens :].clone(memory_format=torch.contiguous_format)
-            return torch.cat([patches.flatten(1, 2), later], dim=1)
-
-        chosen = choose(last_hidden_state)
-        if token_mask is None:
-            return chosen.mean(dim=1)
-        weight = choose(token_mask)[..., None].to(chosen.dtype)
-        return (chosen * weight).sum(dim=1) / weight.sum(dim=1)
 
     @torch.no_grad()
     def encode_frozen(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -1063,7 +1116,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self, frozen_output: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         before = self.check_frozen()
-        frozen_output = frozen_output.to(self.dtype)
+        # not `self.dtype`: replicas of `DataParallel` have no parameters
+        frozen_output = frozen_output.to(self.layernorm.weight.dtype)
         if self.config.pooling_type == "grid":
             return BaseModelOutputWithPooling(pooler_output=frozen_output)
         if frozen_output.ndim != 4 or frozen_output.shape[1] > 2 or frozen_output.shape[3] != self.config.hidden_size:
@@ -1074,7 +1128,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         layout = self.config.token_layout()
         num_tokens = layout.pool(self.config.joint_pooling).num_tokens
         # attention pools whatever there is
-        if self.pooler is None and frozen_output.shape[2] != num_tokens:
+        if self.config.pooling_type != "attention" and frozen_output.shape[2] != num_tokens:
             raise ValueError(
                 f"`frozen_output` has {frozen_output.shape[2]} tokens, and a clip of the config's own size, "
                 f"{'x'.join(map(str, self.config.native_size))}, {num_tokens}: with `pooling_type` "

@@ -283,7 +283,8 @@ def describe(model: TubeViTPreTrainedModel, clips: ClipDataset, bf16: bool) -> d
     # as it computes: the same tubes can be written in several ways
     config = model.config.to_dict() | {"tubes": [tube.to_dict() for tube in model.config.resolved_tubes]}
     # of the classes, and what frozen layers, which are evaluated, do not do
-    without_effect = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path", *DROPOUT)
+    without_effect = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path")
+    without_effect += (*DROPOUT, "recompute_activation")
     dtype = str(model.dtype).removeprefix("torch.")
     return {
         "configuration": {name: value for name, value in config.items() if name not in without_effect},

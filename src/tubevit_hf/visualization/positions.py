@@ -48,11 +48,12 @@ def compare_positions(model: TubeViTPreTrainedModel, token: Token, size: Size | 
     tables = {}
     with torch.no_grad():
         for number, grid in enumerate(grids):
-            positions = model.base_model.embeddings.positions(number, grid, torch.float32, model.device)
+            # not `model.device`, which of an offloaded model is none
+            positions = model.base_model.embeddings.positions(number, grid, torch.float32, torch.device("cpu"))
             if all(grid) and positions is not None:
-                tables[number] = normalize(positions[0].float(), dim=-1)
+                tables[number] = normalize(positions[0].float().cpu(), dim=-1)
     own = tables[index][np.ravel_multi_index(place, grids[index])]
-    return {number: (table @ own).cpu().numpy().reshape(grids[number]) for number, table in tables.items()}
+    return {number: (table @ own).numpy().reshape(grids[number]) for number, table in tables.items()}
 
 
 def choose_tokens(grids: Sequence[Size]) -> list[Token]:
