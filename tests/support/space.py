@@ -71,17 +71,22 @@ def read_parent(pid: int) -> int:
 
 
 @contextmanager
+def hold_port() -> Iterator[int]:
+    """A port that nobody else is given meanwhile. On Linux a server may bind it all the same, with `SO_REUSEADDR` as
+    Gradio's does, since this socket does not listen."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@contextmanager
 def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[], Server]]:
     """Starts the page at once; what is given waits until it is there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folder.mkdir()
-    environment = {**os.environ, "TMPDIR": str(folder), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, SPACE / "app.py", model, *options]
+    environment = {**os.environ, "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
     log = folder.with_suffix(".log")
-    with log.open("w") as output:
-        process = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=output)
 
     def wait() -> Server:
         for _ in range(3600):
@@ -91,21 +96,30 @@ def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[]
             time.sleep(0.05)
         raise TimeoutError(log.read_text())
 
-    try:
-        yield wait
-        server = wait()
-        decoders = server.list_decoders()
-        assert decoders
-    finally:
-        # as who runs it in a container does
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    with hold_port() as port, log.open("w") as output:
+        environment["GRADIO_SERVER_PORT"] = str(port)
+        process = subprocess.Popen(
+            list(map(str, command)), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        try:
+            yield wait
+            server = wait()
+            decoders = server.list_decoders()
+            assert decoders
+        finally:
+            # as who runs it in a container does
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            finally:
+                # one that does not stop is a fault, and must not take memory from other tests
+                process.kill()
     # nothing is left when it ends
     assert list(folder.glob("tubevit_space_*")) == []
     assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders))
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if holds():
