@@ -62,7 +62,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     except subprocess.TimeoutExpired:
         ended = "it runs on and does not answer"
     killed = count_killed_for_memory() - killed_before
-    print(f"\n[{node.gateway.id}] {ended}; Linux has killed {killed} processes for want of memory meanwhile", flush=True)
+    print(
+        f"\n[{node.gateway.id}] {ended}; Linux has killed {killed} processes for want of memory meanwhile", flush=True
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -21,15 +21,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page
+
+from tubevit_hf.inference import load_model, predict_files
 
 from .browser import Visit, find_chromium, open_browser, visit
 
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
-# that an answer of a small model may take, in milliseconds
-PATIENCE = 30_000
+# that an answer of a small model may take at most, in milliseconds, however busy the machine is
+PATIENCE = 120_000
+http = httpx.Client(timeout=PATIENCE / 1000)
 # of a picture, in pixels: what is below shows more of the same
 HEIGHTS = {"desk": 1300, "phone": 1500}
 
@@ -119,7 +123,7 @@ def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[]
     assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders))
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
+def until(holds: Callable[[], bool], seconds: float = PATIENCE / 1000) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if holds():
@@ -147,6 +151,17 @@ def wait_for(page: Page, words: str, name: str = "") -> None:
         arg=[words, name],
         timeout=PATIENCE,
     )
+
+
+def read_answer(page: Page) -> tuple[str, str]:
+    """The best label, and its score as it is written."""
+    return page.locator(".scores .label").first.inner_text(), page.locator(".scores .score").first.inner_text()
+
+
+def expect(model: Path, path: Path | str) -> tuple[str, str]:
+    (found,) = predict_files(load_model(str(model)), [str(path)], top_k=1, num_workers=0)
+    assert found.predictions is not None
+    return found.predictions[0]["label"], f"{found.predictions[0]['score']:.1%}"
 
 
 def main() -> None:

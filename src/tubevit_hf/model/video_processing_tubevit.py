@@ -326,11 +326,12 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
         kept = settings.pop("video_processor", None)
         is_kept = isinstance(kept, dict)
         chosen = {name: getattr(cls, name, None) for name in SAMPLING} | (kept if is_kept else {})
+        frames = ", ".join(f"{name}={chosen[name]!r}" for name in SAMPLING)
         logger.warning(
-            f"{pretrained_model_name_or_path} has no {VIDEO_PROCESSOR_NAME}, which `Pipeline.save_pretrained` does not "
-            f"write. Videos are read {f'as {IMAGE_PROCESSOR_NAME} recorded it' if is_kept else 'as by default'}: "
-            f"{', '.join(f'{name}={chosen[name]!r}' for name in SAMPLING)}. If the model was used with other settings, "
-            "save its video processor there: `pipe.video_processor.save_pretrained(folder)`."
+            f"{pretrained_model_name_or_path} has no {VIDEO_PROCESSOR_NAME}, which `Pipeline.save_pretrained` leaves "
+            f"out. Videos are read {f'as {IMAGE_PROCESSOR_NAME} recorded it' if is_kept else 'as by default'}: "
+            f"{frames}. If the model was used with other settings, save its video processor there: "
+            "`pipe.video_processor.save_pretrained(folder)`."
         )
         return kept if is_kept else settings, rest
 
