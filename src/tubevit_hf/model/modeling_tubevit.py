@@ -1156,8 +1156,9 @@ def as_videos(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def warn_of_images(pixel_values: torch.Tensor | Sequence[torch.Tensor] | None) -> None:
     """An image processor makes images of the frames of a video, of which a video pipeline reads the first answer."""
-    are_images = isinstance(pixel_values, torch.Tensor) and pixel_values.ndim == 4 and not is_tracing(pixel_values)
-    if are_images and len(pixel_values) > 1:
+    if not isinstance(pixel_values, torch.Tensor) or is_tracing(pixel_values):
+        return
+    if pixel_values.ndim == 4 and len(pixel_values) > 1:
         logger.warning_once(
             "`pixel_values` (batch, channels, height, width) are images, and each gets an answer of its own. For the "
             "frames of one video use a video processor, `AutoVideoProcessor` or `pipeline(..., video_processor=...)`, "
