@@ -14,8 +14,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import random
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +39,32 @@ from .support.tiny import (
     vit_classifier,
     write_video,
 )
+
+
+def count_killed_for_memory() -> int:
+    """Processes that Linux killed for want of memory since it started."""
+    counts = Path("/proc/vmstat")
+    lines = counts.read_text().splitlines() if counts.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+killed_before = count_killed_for_memory()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Says what ended a process of tests that died, where xdist says only which test ran."""
+    if not error:
+        return
+    try:
+        code = node.gateway._io.popen.wait(60)
+        ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    except subprocess.TimeoutExpired:
+        ended = "it runs on and does not answer"
+    killed = count_killed_for_memory() - killed_before
+    print(
+        f"\n[{node.gateway.id}] {ended}; Linux has killed {killed} processes for want of memory meanwhile", flush=True
+    )
 
 
 @pytest.fixture(autouse=True)

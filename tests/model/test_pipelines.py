@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipelines on real files: what they say is what processor and model say when they are called by hand."""
 
+import json
+import logging
 import math
+import shutil
 
 import pytest
 import torch
@@ -11,11 +14,18 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
+    AutoProcessor,
     AutoVideoProcessor,
     pipeline,
 )
 
-from tubevit_hf import TubeViTForImageClassification, TubeViTForVideoClassification, TubeViTModel
+from tubevit_hf import (
+    TubeViTForImageClassification,
+    TubeViTForVideoClassification,
+    TubeViTModel,
+    TubeViTVideoProcessor,
+    read_video,
+)
 
 from ..support.tiny import LABELS
 
@@ -167,3 +177,84 @@ def test_unreadable_file_is_named(classify_video, tmp_path, name):
         path.write_text("no video")
     with pytest.raises(ValueError, match=name):
         classify_video(str(path))
+
+
+# What Transformers leaves out or takes for something else
+
+# of all that a video processor may be told, what `pipeline` saves of no model
+SETTINGS = {"fps": 5, "frame_sampling": "spaced", "short_clips": "pad", "crop_size": {"height": 32, "width": 40}}
+
+
+@pytest.fixture
+def own(checkpoint, tmp_path):
+    """The checkpoint with a video processor that reads other frames than by default."""
+    folder = shutil.copytree(checkpoint, tmp_path / "own")
+    AutoVideoProcessor.from_pretrained(folder, **SETTINGS).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("saves", ["video-classification", "image-classification"])
+def test_a_saved_pipeline_reads_videos_as_before(own, classify_video, videos, tmp_path, caplog, saves):
+    classify = pipeline("video-classification", model=str(own))
+    expected = classify(videos[0])
+    assert expected != classify_video(videos[0])
+    pipeline(saves, model=str(own)).save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "video_preprocessor_config.json").exists()
+    again = pipeline("video-classification", model=str(tmp_path / "again"))
+    assert again(videos[0]) == expected
+    before, after = (pipe.video_processor.to_dict() for pipe in (classify, again))
+    assert {**after, "auto_map": None} == {**before, "auto_map": None}
+    # it may have been used with another processor, of which nothing was saved
+    [warning] = [record.message for record in caplog.records if "no video_preprocessor_config.json" in record.message]
+    assert "num_frames=7, fps=5, frame_sampling='spaced', num_clips=1, short_clips='pad'" in warning
+    caplog.clear()
+    # as the warning says
+    again.video_processor.save_pretrained(tmp_path / "again")
+    assert pipeline("video-classification", model=str(tmp_path / "again"))(videos[0]) == expected
+    assert caplog.records == []
+
+
+def test_images_of_another_size_leave_videos_alone(own, tmp_path):
+    video_processor = AutoVideoProcessor.from_pretrained(own)
+    AutoImageProcessor.from_pretrained(own, crop_size={"height": 24, "width": 24}).save_pretrained(tmp_path)
+    shutil.copy(own / "config.json", tmp_path)
+    assert AutoImageProcessor.from_pretrained(tmp_path).crop_size == {"height": 24, "width": 24}
+    assert AutoVideoProcessor.from_pretrained(tmp_path).crop_size == video_processor.crop_size
+
+
+@pytest.mark.parametrize("kept", [None, "spaced"])
+def test_an_image_processor_alone_does_not_say_how_videos_are_read(checkpoint, tmp_path, caplog, kept):
+    """As of other models, or of earlier versions; or of a stranger."""
+    settings = json.loads((checkpoint / "preprocessor_config.json").read_text())
+    settings["video_processor"] = kept
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    processor = TubeViTVideoProcessor.from_pretrained(tmp_path)
+    assert (processor.num_frames, processor.crop_size) == (32, {"height": 40, "width": 56})
+    [warning] = [record.message for record in caplog.records]
+    assert "read as by default: num_frames=32, fps=None, frame_sampling='uniform'" in warning
+
+
+def test_auto_processor_is_of_videos(checkpoint, videos):
+    frames = list(read_video(videos[0], range(7))[0].permute(0, 2, 3, 1).numpy())
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    assert type(processor) is TubeViTVideoProcessor
+    assert processor.to_dict() == AutoVideoProcessor.from_pretrained(checkpoint).to_dict()
+    # as VideoMAE's is called
+    assert processor(frames, return_tensors="pt").pixel_values.shape == (1, 7, 3, 40, 56)
+
+
+def test_frames_that_are_taken_for_images_are_told(checkpoint, videos, images, caplog, monkeypatch):
+    monkeypatch.setattr(logging.Logger, "warning_once", logging.Logger.warning, raising=False)
+    model = AutoModelForVideoClassification.from_pretrained(checkpoint)
+    image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+    first = by_hand(model, image_processor, Image.fromarray(read_video(videos[0], [0])[0][0].permute(1, 2, 0).numpy()))
+    assert caplog.records == []
+    # the pipeline takes the answer for the first image, whatever we return
+    assert_answer(pipeline("video-classification", model=model, image_processor=image_processor)(videos[0]), first)
+    assert ["or give `pixel_values[None]`" in record.message for record in caplog.records].count(True) == 1
+    caplog.clear()
+    # what is meant as images
+    pictures = image_processor([Image.open(image) for image in images], return_tensors="pt")
+    AutoModelForImageClassification.from_pretrained(checkpoint)(**pictures)
+    model.train()(**pictures)
+    assert caplog.records == []

@@ -78,6 +78,8 @@ def visit(browser: Browser, page: Path | str, screen: str = "desk", theme: str =
         is_mobile=screen == "phone",
         has_touch=screen == "phone",
     )
+    # the machine may be busy
+    context.set_default_timeout(120_000)
     opened = Visit(context.new_page())
     address = page.absolute().as_uri() if isinstance(page, Path) else page
     opened.page.on("request", lambda request: opened.requests.append(request.url))

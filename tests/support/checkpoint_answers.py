@@ -43,6 +43,7 @@ def collect(reference, videos, images, **kwargs):
         "AutoModel",
         "AutoModelForImageClassification",
         "AutoModelForVideoClassification",
+        "AutoProcessor",
         "AutoVideoProcessor",
     ]
     loaded = {name: getattr(transformers, name).from_pretrained(reference, **kwargs) for name in names}
@@ -63,6 +64,7 @@ def collect(reference, videos, images, **kwargs):
         "config": {key: value for key, value in loaded["AutoConfig"].to_dict().items() if key != "_name_or_path"},
         "image processor": loaded["AutoImageProcessor"].to_dict(),
         "video processor": loaded["AutoVideoProcessor"].to_dict(),
+        "processor": loaded["AutoProcessor"].to_dict(),
         "classes": {name: type(value).__name__ for name, value in loaded.items()},
         "pipeline classes": [type(pipe.model).__name__ for pipe in (classify, recognize, extract)],
         "video-classification": classify(videos[0]),

@@ -21,15 +21,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page
+
+from tubevit_hf.inference import load_model, predict_files
 
 from .browser import Visit, find_chromium, open_browser, visit
 
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
-# that an answer of a small model may take, in milliseconds
-PATIENCE = 30_000
+# that an answer of a small model may take at most, in milliseconds, however busy the machine is
+PATIENCE = 120_000
+http = httpx.Client(timeout=PATIENCE / 1000)
 # of a picture, in pixels: what is below shows more of the same
 HEIGHTS = {"desk": 1300, "phone": 1500}
 
@@ -71,17 +75,22 @@ def read_parent(pid: int) -> int:
 
 
 @contextmanager
+def hold_port() -> Iterator[int]:
+    """A port that nobody else is given meanwhile. On Linux a server may bind it all the same, with `SO_REUSEADDR` as
+    Gradio's does, since this socket does not listen."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@contextmanager
 def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[], Server]]:
     """Starts the page at once; what is given waits until it is there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folder.mkdir()
-    environment = {**os.environ, "TMPDIR": str(folder), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, SPACE / "app.py", model, *options]
+    environment = {**os.environ, "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
     log = folder.with_suffix(".log")
-    with log.open("w") as output:
-        process = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=output)
 
     def wait() -> Server:
         for _ in range(3600):
@@ -91,21 +100,30 @@ def serving(model: Path, folder: Path, *options: object) -> Iterator[Callable[[]
             time.sleep(0.05)
         raise TimeoutError(log.read_text())
 
-    try:
-        yield wait
-        server = wait()
-        decoders = server.list_decoders()
-        assert decoders
-    finally:
-        # as who runs it in a container does
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    with hold_port() as port, log.open("w") as output:
+        environment["GRADIO_SERVER_PORT"] = str(port)
+        process = subprocess.Popen(
+            list(map(str, command)), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        try:
+            yield wait
+            server = wait()
+            decoders = server.list_decoders()
+            assert decoders
+        finally:
+            # as who runs it in a container does
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            finally:
+                # one that does not stop is a fault, and must not take memory from other tests
+                process.kill()
     # nothing is left when it ends
     assert list(folder.glob("tubevit_space_*")) == []
     assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders))
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> bool:
+def until(holds: Callable[[], bool], seconds: float = PATIENCE / 1000) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if holds():
@@ -133,6 +151,17 @@ def wait_for(page: Page, words: str, name: str = "") -> None:
         arg=[words, name],
         timeout=PATIENCE,
     )
+
+
+def read_answer(page: Page) -> tuple[str, str]:
+    """The best label, and its score as it is written."""
+    return page.locator(".scores .label").first.inner_text(), page.locator(".scores .score").first.inner_text()
+
+
+def expect(model: Path, path: Path | str) -> tuple[str, str]:
+    (found,) = predict_files(load_model(str(model)), [str(path)], top_k=1, num_workers=0)
+    assert found.predictions is not None
+    return found.predictions[0]["label"], f"{found.predictions[0]['score']:.1%}"
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
+    AutoProcessor,
     AutoVideoProcessor,
 )
 
@@ -30,6 +31,8 @@ AutoImageProcessor.register(
     exist_ok=True,
 )
 AutoVideoProcessor.register(TubeViTConfig, TubeViTVideoProcessor, exist_ok=True)
+# or transformers would take the image processor, to which the frames of a video are so many images
+AutoProcessor.register(TubeViTConfig, TubeViTVideoProcessor, exist_ok=True)
 
 # what is saved carries the code that loads it, for `trust_remote_code=True` where this package is not installed
 TubeViTConfig.register_for_auto_class()

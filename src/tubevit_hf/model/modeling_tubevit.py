@@ -39,7 +39,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
@@ -50,6 +50,9 @@ from .loss_tubevit import classification_loss
 from .model_card_tubevit import create_model_card, is_generated_card, read_tags
 from .number_types_tubevit import warn_of_emulation
 from .tubes_tubevit import Size, TokenLayout, Tube, sincos_positions, sincos_times, smallest_tube, token_layout
+
+
+logger = logging.get_logger(__name__)
 
 
 class TubeViTTubeEmbedding(nn.Module):
@@ -1205,6 +1208,19 @@ def as_videos(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [as_video(clip[None]) for clip in clips]
 
 
+def warn_of_images(pixel_values: torch.Tensor | Sequence[torch.Tensor] | None) -> None:
+    """An image processor makes images of the frames of a video, of which a video pipeline reads the first answer."""
+    if not isinstance(pixel_values, torch.Tensor) or is_tracing(pixel_values):
+        return
+    if pixel_values.ndim == 4 and len(pixel_values) > 1:
+        logger.warning_once(
+            "`pixel_values` (batch, channels, height, width) are images, and each gets an answer of its own. For the "
+            "frames of one video use a video processor, `AutoVideoProcessor` or `pipeline(..., video_processor=...)`, "
+            "or give `pixel_values[None]`. For images, `TubeViTForImageClassification` has the same weights, and does "
+            "not say this."
+        )
+
+
 class TubeViTForClassification(TubeViTPreTrainedModel):
     """What the two classifiers share, weights included: a linear layer on the pooled tokens."""
 
@@ -1249,6 +1265,8 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
         frozen_output (`torch.Tensor`, *optional*):
             What [`TubeViTModel.encode_frozen`] gave of clips, instead of these.
         """
+        if isinstance(self, TubeViTForVideoClassification) and not self.training:
+            warn_of_images(pixel_values)
         outputs = self.tubevit(pixel_values, frame_mask=frame_mask, frozen_output=frozen_output, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None

@@ -20,7 +20,7 @@ from transformers.image_utils import (
     load_image,
 )
 from transformers.processing_utils import Unpack, VideosKwargs
-from transformers.utils import TensorType, logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, TensorType, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
@@ -45,6 +45,8 @@ logger = logging.get_logger(__name__)
 TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 
+# the settings that choose frames
+SAMPLING = ("num_frames", "fps", "frame_sampling", "num_clips", "short_clips")
 FRAME_SAMPLINGS = ("uniform", "random", "spaced")
 SHORT_CLIPS = ("repeat", "pad", "error")
 
@@ -313,10 +315,35 @@ class TubeViTVideoProcessor(BaseVideoProcessor):
             data = {"pixel_values": clips}
         return BatchFeature(data, tensor_type=return_tensors)
 
+    @classmethod
+    def get_video_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As transformers does, which takes the image processor's file where there is none of a video processor: the
+        settings that [`~TubeViTVideoProcessor.to_image_processor`] left there, and a warning of what is not known."""
+        settings, rest = super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if "image_processor_type" not in settings:
+            return settings, rest
+        kept = settings.pop("video_processor", None)
+        is_kept = isinstance(kept, dict)
+        chosen = {name: getattr(cls, name, None) for name in SAMPLING} | (kept if is_kept else {})
+        frames = ", ".join(f"{name}={chosen[name]!r}" for name in SAMPLING)
+        logger.warning(
+            f"{pretrained_model_name_or_path} has no {VIDEO_PROCESSOR_NAME}, which `Pipeline.save_pretrained` leaves "
+            f"out. Videos are read {f'as {IMAGE_PROCESSOR_NAME} recorded it' if is_kept else 'as by default'}: "
+            f"{frames}. If the model was used with other settings, save its video processor there: "
+            "`pipe.video_processor.save_pretrained(folder)`."
+        )
+        return kept if is_kept else settings, rest
+
     def to_image_processor(self) -> TubeViTImageProcessor:
-        """The image processor with the same settings."""
+        """The image processor with the same settings. It carries those of this processor along, as
+        `Pipeline.save_pretrained` saves the image processor only; and names this class for `AutoProcessor`."""
         names = TubeViTImageProcessor.valid_kwargs.__annotations__
-        return TubeViTImageProcessor(**{name: value for name, value in self.to_dict().items() if name in names})
+        own = {name: value for name, value in self.to_dict().items() if name in self.valid_kwargs.__annotations__}
+        code = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
+        more: dict[str, Any] = {"video_processor": own, "auto_map": {"AutoProcessor": code}}
+        return TubeViTImageProcessor(**{name: value for name, value in own.items() if name in names}, **more)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
