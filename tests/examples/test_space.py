@@ -226,9 +226,17 @@ def test_a_browser_that_closes_in_the_middle(browser, server, videos, tmp_path):
     with visiting(browser, server) as opened, visiting(browser, server) as waits:
         send(opened.page, path)
         opened.page.wait_for_selector(".scores")
-        assert server.list_files() != []
+        visitors: set[str] = set()
+
+        def have_come(number: int) -> bool:
+            files = [file.partition("/visitors/")[2] for file in server.list_files() if "/visitors/" in file]
+            visitors.update(file.partition("/")[0] for file in files)
+            return len(visitors) == number
+
+        assert have_come(1)
         send(waits.page, path)
-        time.sleep(0.3)
+        # an upload of somebody who is gone before it was taken stays until it is swept up
+        assert until(lambda: have_come(2))
     # neither of who was at it nor of who waited is anything left, and nobody decodes it any more
     assert until(lambda: server.list_files() == [] and server.list_open_files() == [])
     assert len(server.list_decoders()) <= 2
