@@ -417,6 +417,31 @@ def test_palettes(ending, is_changing, tmp_path):
         assert np.array_equal(reader.get_frames([5])[0][0].permute(1, 2, 0), expected[5])
 
 
+@pytest.mark.parametrize("ending", ["avi", "mp4", "mkv"])
+def test_packets_that_say_that_there_is_no_new_frame(ending, tmp_path):
+    """As MPEG-4 encoders write them where nothing moves (VOPs that are not coded): a decoder gives none for them."""
+    case = Case(f"still.{ending}", "mpeg4", options={"g": "10"})
+    path, skipped = tmp_path / case.file, {9, 18, 19}  # before keyframes, so that nothing refers to them
+    # a P picture, of the same second, at 5 bits of 25 in it, not coded
+    bits = [f"010 1{index % RATE:05b} 1 0 0111".replace(" ", "") for index in range(NUM_FRAMES)]
+    with av.open(str(path), "w") as container:
+        stream = add_stream(container, case)
+        for index, packet in enumerate(encode(stream, [draw_frame(index) for index in range(NUM_FRAMES)], case)):
+            if index in skipped:
+                empty = av.Packet(b"\0\0\1\xb6" + int(bits[index], 2).to_bytes(2, "big"))
+                empty.pts, empty.dts, empty.duration = packet.pts, packet.dts, packet.duration
+                empty.time_base, empty.stream = packet.time_base, stream
+                packet = empty
+            container.mux(packet)
+    expected = sorted(set(range(NUM_FRAMES)) - skipped)
+    with warnings.catch_warnings(), VideoReader(path) as reader:
+        warnings.simplefilter("error")
+        frames, metadata = reader.get_frames(range(len(expected)))
+        assert indices_in(frames) == expected == [read_index(frame) for frame in naive_read(path)]
+        assert metadata.timestamps == pytest.approx(np.array(expected) / RATE)
+        assert indices_in(reader.get_frames([36, 17])[0]) == [39, 20]
+
+
 # Times
 
 
