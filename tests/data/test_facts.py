@@ -63,6 +63,35 @@ def test_sound_may_go_on_after_the_last_frame(tmp_path):
     assert look_at(str(path)).missing_seconds > 1
 
 
+@pytest.mark.parametrize("start", [0, 60])
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.ts", "a.mp4"])
+def test_what_starts_after_0_is_not_truncated(name, start, tmp_path):
+    """As segments of a recorder do: some files count their length from 0, others from where they start."""
+    codec = "libvpx" if name == "a.webm" else "libx264"
+    path = write(Case(name, codec, options={"g": "5"}), tmp_path)
+    if start:
+        path = shift(path, tmp_path / f"later-{name}", start)
+    assert look_at(str(path)).missing_seconds == 0
+    if name == "a.mkv":
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        assert look_at(str(path)).missing_seconds == pytest.approx(NUM_FRAMES / 25 / 2, abs=0.4)
+
+
+def shift(source: Path, target: Path, seconds: float) -> Path:
+    """The same packets, so much later."""
+    with av.open(str(source)) as old, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is None:
+                continue
+            ticks = round(seconds / packet.time_base)
+            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+            packet.stream = stream
+            new.mux(packet)
+    return target
+
+
 @pytest.mark.parametrize("max_frames", [100, 10])
 def test_cells_of_frames_are_their_means(max_frames, tmp_path, monkeypatch):
     """Of a long video, of frames that are evenly spread."""

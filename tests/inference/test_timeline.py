@@ -21,6 +21,7 @@ from tubevit_hf.inference.timeline import FrameStream, scan_timeline
 from tubevit_hf.inference.windows import SingleFrames, WholeClips, WindowScorer, sample_times
 from tubevit_hf.model.video_decoding_tubevit import DAMAGED, VideoDecodingError
 
+from ..model.test_video_decoding import write_with_sound
 from ..support.tiny import LABELS, randomize, tiny_config, tiny_video_processor
 from ..support.tolerances import assert_close
 from ..support.video_corpus import UNEVEN, Case, write
@@ -465,6 +466,11 @@ def test_subtitles():
     assert text == ("1\n00:00:00,000 --> 00:00:02,250\nwave (88%)\n\n2\n01:01:02,000 --> 01:06:40,500\nfall (100%)\n")
 
 
+def test_subtitles_count_as_players_do():
+    text = format_srt([Segment(0.0, 2.25, "wave", 0.5)], start_seconds=5.04)
+    assert text == "1\n00:00:05,040 --> 00:00:07,290\nwave (50%)\n"
+
+
 # The command
 
 
@@ -511,6 +517,20 @@ def test_command(command, checkpoint, long_video, tmp_path, monkeypatch):
     table = command(*arguments)
     assert table.exit_code == 0
     assert all(f"{segment.end:.2f}" in table.stdout for segment in segments)
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+def test_command_on_a_picture_that_begins_late(command, checkpoint, tmp_path, delay):
+    """Times are after the first frame, but those of subtitles after the beginning of the file."""
+    video = write_with_sound(tmp_path / "late.mp4", 50, delay)
+    arguments = [video, "--model", checkpoint, "--window", "1s", "--threshold", 0.001]
+    found = json.loads(command(*arguments, "--json", "--srt", tmp_path / "a.srt").stdout)
+    assert found["start_seconds"] == pytest.approx(delay, abs=0.2) == read_video(video, [0])[1].start_seconds
+    assert found["windows"][0]["start"] == 0 and found["segments"][0]["start"] == 0
+    segments = [Segment(**segment) for segment in found["segments"]]
+    assert (tmp_path / "a.srt").read_text(encoding="utf-8") == format_srt(segments, found["start_seconds"])
+    table = command(*arguments)
+    assert (f"which players show at {found['start_seconds']:.2f} s" in table.stdout) == (delay > 0)
 
 
 def test_command_on_a_damaged_file(command, checkpoint, tmp_path):

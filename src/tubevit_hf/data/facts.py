@@ -225,7 +225,10 @@ def find_missing_seconds(reader: VideoReader, path: str) -> float:
         promised = reader.stream.frames / float(rate)
     else:
         promised = (reader.container.duration or 0) / 1e6
-    slack = max(SLACK_FRAMES / fps if fps else 0.0, SLACK * promised)
+    start = max(0.0, (reader.container.start_time or 0) / 1e6)
+    # some files count the length from 0, others from where they start
+    length = promised - start if promised > start else promised
+    slack = max(SLACK_FRAMES / fps if fps else 0.0, SLACK * length)
     found = total / fps if fps else 0.0
     if promised - found <= slack:
         return 0.0
@@ -239,7 +242,6 @@ def find_missing_seconds(reader: VideoReader, path: str) -> float:
                 for packet in container.demux():
                     if packet.pts is not None and packet.time_base is not None:
                         end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            # some files count the length from 0, others from where they start
             missing = promised - max(end, end - (container.start_time or 0) / 1e6)
     return round(missing, 3) if missing > slack else 0.0
 

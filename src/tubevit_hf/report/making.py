@@ -2,6 +2,7 @@
 """From a model and a folder of videos to a page, its numbers and a model card."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..folders import MODEL_INFO, write_json, write_text
 from ..inference.running import LoadedModel
 from ..model.model_card_tubevit import may_be_replaced
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
+from ..model.video_sources_tubevit import printable
 from .filmstrips import choose_clips, draw_strips
 from .measurement import Measurement
 from .measuring import Watch, check_model, measure, takes_several
@@ -156,11 +158,15 @@ def describe_training(measurement: Measurement) -> str:
         lines += ["", f"| class | {' | '.join(splits)} |", "|---" * (1 + len(splits)) + "|"]
         for name in measurement.labels:
             counts = (str(history.classes[split].get(name, 0)) for split in splits)
-            cell = name.replace("|", "\\|")
-            lines.append(f"| {cell} | {' | '.join(counts)} |")
+            lines.append(f"| {in_markdown(name)} | {' | '.join(counts)} |")
     for note in history.notes:
         lines += ["", note]
     return "\n".join(lines)
+
+
+def in_markdown(text: str) -> str:
+    """A text, such as the name of a class, that Markdown shows as it is, in a cell of a table too."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", printable(text))
 
 
 def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> bool:
@@ -188,7 +194,8 @@ def write_card(measurement: Measurement, loaded: LoadedModel, path: Path) -> boo
         dataset=names[measurement.data],
         intervals=intervals,
         split=f"{share.of} videos, interval {measurement.interval_over}. {without_paths(measurement.how)}",
-        limits=[without_paths(limit) for limit in measurement.limits],
+        # what stands between backticks is code there too
+        limits=[printable(without_paths(limit)).replace("<", "\\<") for limit in measurement.limits],
         environment=measurement.environment,
         details=describe_training(measurement),
     )
