@@ -63,6 +63,17 @@ def test_the_weighted_loss_is_that_of_loops(kind, smoothing, num_items):
     assert_close(alike, plain, "float32")
 
 
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("num_items", [None, 7])
+def test_clips_without_a_label_add_nothing(weights, smoothing, num_items):
+    """Marked by -100, in a batch of 32-bit classes."""
+    logits, labels = torch.randn(4, 3), torch.tensor([2, -100, 0, -100], dtype=torch.int32)
+    found = video_loss(logits, labels, head(), smoothing, num_items, weights)
+    expected = video_loss(logits[[0, 2]], torch.tensor([2, 0]), head(), smoothing, num_items, weights)
+    assert_close(found, expected, "exact")
+
+
 def test_inverse_frequencies():
     weights = inverse_frequencies(rows_of(["x"] * 12, [0] * 6 + [1] * 4 + [2] * 2))
     assert weights == pytest.approx([12 / 18, 12 / 12, 12 / 6])

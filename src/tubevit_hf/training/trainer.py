@@ -155,7 +155,6 @@ class VideoTrainer(Trainer):
         # the model's own loss knows neither smoothing nor, in some architectures, soft labels
         self.label_smoother = None
         self.check_settings()
-        check_rows(self, self.train_dataset)
         self.look_at_evaluated(self.eval_dataset)
         # sharding gives the model another one
         self.whole_class = type(self.model)
@@ -181,6 +180,7 @@ class VideoTrainer(Trainer):
         check_loss(self)
         check_batches(self)
         check_frozen(self)
+        check_rows(self, self.train_dataset)
 
     def check_lengths(self) -> None:
         """Raises a `ValueError` for what clips of different lengths do not go with."""
@@ -359,8 +359,10 @@ class VideoTrainer(Trainer):
             mix = v2.MixUp(alpha=self.mixup, num_classes=count_labels(head))
             inputs = self.run_frozen(inputs)
             name = "frozen_output" if "frozen_output" in inputs else self.model.main_input_name
-            # as pictures of one row, since torchvision asks for such
-            clips, labels = mix(inputs[name].flatten(1)[:, None, None], inputs["labels"])
+            labels = inputs["labels"]
+            # as pictures of one row, since torchvision asks for such, and for classes in 64 bits
+            pictures = inputs[name].flatten(1)[:, None, None]
+            clips, labels = mix(pictures, labels if labels.is_floating_point() else labels.long())
             inputs = {**inputs, name: clips.view_as(inputs[name]), "labels": labels}
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not loss.isfinite():
@@ -601,6 +603,9 @@ def video_loss(
     `class_weights` multiply what each class adds for a single label, and of several what each adds where it is right.
     """
     num_entries = num_items_in_batch
+    if head.problem_type == "single_label_classification" and not labels.is_floating_point():
+        # -100 is the usual mark of "no label"
+        logits, labels = logits[labels != -100], labels[labels != -100].long()
     if head.problem_type == "multi_label_classification":
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
     elif label_smoothing or labels.is_floating_point():
