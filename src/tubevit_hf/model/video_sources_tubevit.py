@@ -428,6 +428,8 @@ class RemoteFile(io.RawIOBase):
                 error.close()  # or the connection would stay open as long as the error is kept
                 phrase = http.client.responses.get(error.code, "unknown")
                 refusal = f"it cannot be read (HTTP Error {error.code}: {phrase})."
+                if 300 <= error.code < 400:
+                    refusal = "it redirects to where is not allowed: to http(s) addresses only."
             except http.client.HTTPException as error:
                 refusal = f"it cannot be read ({type(error).__name__})."
         if response is None:
@@ -568,8 +570,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         if not is_address(newurl):
             fp.close()
-            target = name_of(newurl)
-            raise VideoDecodingError(f"it redirects to {target!r}, which is not allowed: to http(s) addresses only.")
+            raise VideoDecodingError("it redirects to where is not allowed: to http(s) addresses only.")
         if self.left <= 0:
             fp.close()
             raise VideoDecodingError("it redirects in circles, or too often (`VideoLimits.max_redirects`).")
