@@ -8,8 +8,11 @@ import pickle
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -19,14 +22,17 @@ from PIL import ExifTags, Image, ImageOps
 from transformers.video_utils import load_video
 
 from tubevit_hf import VideoDecodingError, VideoReader, read_video
-from tubevit_hf.model import video_decoding_tubevit, video_index_tubevit
+from tubevit_hf.model import video_decoding_tubevit, video_index_tubevit, video_matroska_tubevit
 from tubevit_hf.model.video_decoding_tubevit import VideoLimits, orient
+from tubevit_hf.model.video_index_tubevit import FrameClock
 
+from ..support.joined_mp4 import join
 from ..support.video_corpus import (
     BLOCK,
     CASES,
     HEIGHT,
     NUM_FRAMES,
+    RATE,
     WIDTH,
     Case,
     add_stream,
@@ -265,6 +271,8 @@ def test_timestamps_that_jump_back(tmp_path):
     frames, metadata = read_video(path, [0, 14, 15, 16, 39])
     assert metadata.total_num_frames == 40
     assert indices_in(frames) == [0, 14, 15, 16, 39]
+    # as if there had been no end
+    assert metadata.timestamps == pytest.approx(np.array([0, 14, 15, 16, 39]) / RATE, abs=0.05)
 
 
 def test_size_that_changes(tmp_path):
@@ -292,6 +300,302 @@ def test_stream_that_begins_within_a_group(tmp_path):
     assert indices[0] in (10, 20)
     assert metadata.total_num_frames == len(indices)
     assert indices_in(read_video(path, [5, 2])[0]) == [indices[5], indices[2]]
+
+
+# What packets bring along
+
+
+def write_part(path: Path, start: int, stop: int, **arguments) -> Path:
+    case = Case(path.name, **arguments)
+    write_frames(path, [draw_frame(index, case.height, case.width) for index in range(start, stop)], case)
+    return path
+
+
+PLAIN = {"options": {"x264-params": "keyint=5:bframes=2"}}
+OTHER = {"options": {"x264-params": "keyint=5:bframes=0:cabac=0:8x8dct=0:ref=1"}}
+HEVC = {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=5"}}
+OTHER_HEVC = {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=5:no-sao=1:ctu=16:min-cu-size=16"}}
+
+
+@pytest.mark.parametrize("num_first", [20, 1])
+@pytest.mark.parametrize(("first", "second"), [(PLAIN, OTHER), (OTHER, PLAIN), (HEVC, OTHER_HEVC)])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_clips_joined_without_coding_them_again(first, second, num_first, isolated, tmp_path):
+    """The packet that begins the second clip brings what decodes it, and is read for the index."""
+    parts = (
+        write_part(tmp_path / "a.mp4", 0, num_first, **first),
+        write_part(tmp_path / "b.mp4", num_first, 40, **second),
+    )
+    path = join(*parts, tmp_path / "joined.mp4")
+    alone = np.concatenate([naive_read(part) for part in parts])
+    with VideoReader(path, VideoLimits(isolated=isolated)) as reader:
+        for indices in ([39], [num_first], [0], [num_first + 1, 0], range(40), [25], range(35, 40)):
+            frames, metadata = reader.get_frames(indices)
+            assert np.array_equal(frames.permute(0, 2, 3, 1), alone[list(indices)])
+            assert metadata.stand_ins == []
+    if not isolated:
+        with VideoReader(path) as reader:
+            kept = pickle.loads(pickle.dumps(reader.frame_index))
+        with VideoReader(path, index=kept) as reader:
+            assert np.array_equal(reader.get_frames([39])[0][0].permute(1, 2, 0), alone[39])
+
+
+def test_joined_clips_of_another_size(tmp_path):
+    parts = write_part(tmp_path / "a.mp4", 0, 10), write_part(tmp_path / "b.mp4", 10, 20, height=96, width=192)
+    path = join(*parts, tmp_path / "joined.mp4")
+    # in that of the first wanted one
+    assert read_video(path, [3, 15])[0].shape == (2, 3, HEIGHT, WIDTH)
+    frames, metadata = read_video(path, [15, 19])
+    assert frames.shape == (2, 3, 96, 192) and (metadata.height, metadata.width) == (96, 192)
+    assert indices_in(frames) == [15, 19]
+
+
+def write_flv_with_a_change(folder: Path) -> Path:
+    """An FLV file, where a new sequence header lies between the packets."""
+    parts = [
+        write_part(folder / "a.flv", 0, 20, **OTHER).read_bytes(),
+        write_part(folder / "b.flv", 20, 40, options={"x264-params": "keyint=5:bframes=0"}).read_bytes(),
+    ]
+    # after 13 bytes of header come tags: type, size, time, stream, data, and the size of them all
+    data = bytearray(parts[0])
+    place = 13
+    while place < len(parts[1]):
+        stop = place + 11 + int.from_bytes(parts[1][place + 1 : place + 4], "big") + 4
+        tag = bytearray(parts[1][place:stop])
+        if tag[0] == 9:
+            time = int.from_bytes(tag[4:7], "big") + 20 * 1000 // RATE
+            tag[4:7] = time.to_bytes(3, "big")
+            data += tag
+        place = stop
+    path = folder / "joined.flv"
+    path.write_bytes(data)
+    return path
+
+
+def test_a_sequence_header_between_packets(tmp_path):
+    path = write_flv_with_a_change(tmp_path)
+    with VideoReader(path) as reader:
+        for indices in ([39], [3], [21, 19], range(40), [30]):
+            frames, metadata = reader.get_frames(indices)
+            assert indices_in(frames) == list(indices)
+            assert metadata.timestamps == pytest.approx(np.array(indices) / RATE)
+        assert reader.metadata.fps == pytest.approx(RATE)
+
+
+def write_palette(path: Path, is_changing: bool) -> np.ndarray:
+    """A video of 8 bits a pixel; gives its frames, `(num_frames, height, width, 3)`."""
+    generator = np.random.default_rng(0)
+    indices = generator.integers(0, 256, (8, 16, 24), dtype=np.uint8)
+    palettes = generator.integers(0, 256, (8 if is_changing else 1, 256, 4), dtype=np.uint8)
+    palettes[..., 0] = 255  # alpha
+    frames = []
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = 16, 24, "pal8"
+        for number, image in enumerate(indices):
+            palette = palettes[number % len(palettes)]
+            frames.append(palette[image][..., 1:])
+            for packet in stream.encode(av.VideoFrame.from_ndarray((image, palette), format="pal8")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("ending", ["avi", "mov", "nut"])
+@pytest.mark.parametrize("is_changing", [False, True])
+def test_palettes(ending, is_changing, tmp_path):
+    path = tmp_path / f"palette.{ending}"
+    expected = write_palette(path, is_changing)
+    if ending == "mov":
+        expected = np.stack(naive_read(path))  # its header has one
+    with VideoReader(path, VideoLimits(any_format=True)) as reader:
+        for indices in ([7], [3], range(8), [6, 0]):
+            assert np.array_equal(reader.get_frames(indices)[0].permute(0, 2, 3, 1), expected[list(indices)])
+        kept = pickle.loads(pickle.dumps(reader.frame_index))
+    with VideoReader(path, VideoLimits(any_format=True), index=kept) as reader:
+        assert np.array_equal(reader.get_frames([5])[0][0].permute(1, 2, 0), expected[5])
+
+
+@pytest.mark.parametrize("ending", ["avi", "mp4", "mkv"])
+def test_packets_that_say_that_there_is_no_new_frame(ending, tmp_path):
+    """As MPEG-4 encoders write them where nothing moves (VOPs that are not coded): a decoder gives none for them."""
+    case = Case(f"still.{ending}", "mpeg4", options={"g": "10"})
+    path, skipped = tmp_path / case.file, {9, 18, 19}  # before keyframes, so that nothing refers to them
+    # a P picture, of the same second, at 5 bits of 25 in it, not coded
+    bits = [f"010 1{index % RATE:05b} 1 0 0111".replace(" ", "") for index in range(NUM_FRAMES)]
+    with av.open(str(path), "w") as container:
+        stream = add_stream(container, case)
+        for index, packet in enumerate(encode(stream, [draw_frame(index) for index in range(NUM_FRAMES)], case)):
+            if index in skipped:
+                empty = av.Packet(b"\0\0\1\xb6" + int(bits[index], 2).to_bytes(2, "big"))
+                empty.pts, empty.dts, empty.duration = packet.pts, packet.dts, packet.duration
+                empty.time_base, empty.stream = packet.time_base, stream
+                packet = empty
+            container.mux(packet)
+    expected = sorted(set(range(NUM_FRAMES)) - skipped)
+    with warnings.catch_warnings(), VideoReader(path) as reader:
+        warnings.simplefilter("error")
+        frames, metadata = reader.get_frames(range(len(expected)))
+        assert indices_in(frames) == expected == [read_index(frame) for frame in naive_read(path)]
+        assert metadata.timestamps == pytest.approx(np.array(expected) / RATE)
+        assert indices_in(reader.get_frames([36, 17])[0]) == [39, 20]
+
+
+# Times
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("twice.mkv", options={"bf": "0", "g": "10"}),
+        Case("twice.webm", "libvpx", options={"g": "10"}),
+    ],
+    ids=lambda case: case.name,
+)
+@pytest.mark.parametrize("repeated", [20, 21])
+def test_a_repeated_time_leaves_the_others(case, repeated, tmp_path):
+    """One of a keyframe and the frame before it, or of two frames of a group; and a pause after them."""
+    ticks = [40 * index + (3000 if index > 25 else 0) for index in range(NUM_FRAMES)]
+    path = write(replace(case, ticks=ticks), tmp_path)
+    data = bytearray(path.read_bytes())
+    place = video_matroska_tubevit.read_rows(str(path)) and [
+        packet.pos for packet in av.open(str(path)).demux(video=0) if packet.size
+    ]
+    offset = int.from_bytes(data[place[repeated] + 1 : place[repeated] + 3], "big") - 40
+    data[place[repeated] + 1 : place[repeated] + 3] = offset.to_bytes(2, "big", signed=True)
+    path.write_bytes(data)
+    ticks[repeated] -= 40
+    frames, metadata = read_video(path)
+    assert indices_in(frames) == list(range(NUM_FRAMES))
+    assert metadata.timestamps == pytest.approx(np.array(ticks) / 1000)
+    assert metadata.fps == pytest.approx((NUM_FRAMES - 1) * 1000 / ticks[-1])
+    frames, metadata = read_video(path, [39, repeated - 1, repeated])
+    assert indices_in(frames) == [39, repeated - 1, repeated]
+    assert metadata.timestamps == pytest.approx(np.array([ticks[39], ticks[repeated], ticks[repeated]]) / 1000)
+
+
+@pytest.mark.parametrize(
+    ("case", "late"),
+    [
+        # a frame is shown when the packet is decoded after which it is given
+        (Case("gap.avi", "mpeg4", options={"bf": "2", "g": "10"}), 1),
+        (Case("gap.avi", "mpeg4", options={"g": "10"}), 0),
+        (Case("gap.avi", "mjpeg", "yuvj420p"), 0),
+        (Case("gap.mpg", "mpeg2video", options={"bf": "2", "g": "10"}), 0),
+        (Case("gap.ts", options={"bf": "2", "g": "10"}), 0),
+        (Case("gap.mp4", options={"bf": "2", "g": "10"}), 0),
+        (Case("gap.flv", options={"bf": "2", "g": "10"}), 0),
+        (Case("gap.wmv", "wmv2"), 0),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_time_goes_on_where_frames_were_dropped(case, late, tmp_path):
+    path, gap, first = tmp_path / case.file, 25, 20
+    with av.open(str(path), "w") as container:
+        stream = add_stream(container, case)
+        packets = []
+        for index in range(NUM_FRAMES):
+            frame = av.VideoFrame.from_ndarray(draw_frame(index), format="rgb24")
+            frame.pts = index + gap * (index >= first)
+            frame.time_base = Fraction(1, RATE)
+            packets += stream.encode(frame)
+        for packet in [*packets, *stream.encode()]:
+            container.mux(packet)
+    frames, metadata = read_video(path)
+    assert indices_in(frames) == list(range(NUM_FRAMES))
+    numbers = np.arange(NUM_FRAMES)
+    expected = (numbers + gap * (numbers >= first)) / RATE
+    is_certain = np.abs(numbers - first + 0.5) > late
+    assert np.array(metadata.timestamps)[is_certain] == pytest.approx(expected[is_certain], abs=2e-3)
+    with VideoReader(path) as reader:
+        assert reader.seconds().tolist() == metadata.timestamps
+        assert reader.metadata.fps == pytest.approx((NUM_FRAMES - 1) / expected[-1], rel=0.02)
+        kept = pickle.loads(pickle.dumps(reader.frame_index))
+    with VideoReader(path, index=kept) as reader:
+        assert reader.get_frames([39, 5])[1].timestamps == pytest.approx([expected[39], expected[5]], abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "expected"),
+    [
+        ([(0, 0), (1, 1), (1, 1), (3, 3)], [0, 1, 1, 3]),
+        # FFmpeg goes by the other clock where one turns out wrong
+        ([(0, 0), (0, 1), (0, 2), (0, 3)], [0, 1, 2, 3]),
+        # out of line
+        ([(0, 0), (9, 9), (2, 2), (3, 3)], [0, 1, 2, 3]),
+        ([(10, 10), (11, 11), (2, 2), (13, 13)], [10, 11, 12, 13]),
+        # none at all, at the beginning, in the middle, at the end
+        ([(None, None)] * 4, [0, 1, 2, 3]),
+        ([(None, None), (None, None), (7, 7), (8, 8)], [5, 6, 7, 8]),
+        ([(0, 0), (None, None), (None, None), (6, 6)], [0, 2, 4, 6]),
+        ([(4, 4), (5, 5), (None, None), (None, None)], [4, 5, 6, 7]),
+        # of another recording
+        ([(90, 90), (91, 91), (10, 10), (12, 12)], [90, 91, 92, 94]),
+        # not far enough to be one
+        ([(0, 0), (2, 2), (1, 1), (3, 3)], [0, 2, 2, 3]),
+    ],
+)
+def test_clock(stamps, expected):
+    container, stream = SimpleNamespace(format=SimpleNamespace(name="mpegts")), SimpleNamespace()
+    stream.time_base, stream.average_rate = Fraction(1, 25), Fraction(25)
+    clock = FrameClock(container, stream)
+    for pts, dts in stamps:
+        clock.read(SimpleNamespace(pts=pts, dts=dts))
+    assert clock.seconds() == pytest.approx(np.array(expected) / 25)
+
+
+def count_packets(monkeypatch) -> list[av.Packet]:
+    packets = []
+    read_packets = video_index_tubevit.read_packets
+
+    def counted(container, stream):
+        for packet in read_packets(container, stream):
+            packets.append(packet.pts)
+            yield packet
+
+    monkeypatch.setattr(video_index_tubevit, "read_packets", counted)
+    return packets
+
+
+def test_times_of_a_variable_rate_stand_in_the_header(corpus, monkeypatch):
+    packets = count_packets(monkeypatch)
+    with VideoReader(corpus("uneven_no_bframes.mp4")) as reader:
+        num_packets = len(packets)
+        assert reader.seconds() == pytest.approx(BY_FILE["uneven_no_bframes.mp4"].seconds, abs=1e-6)
+        assert len(packets) == num_packets
+    # of frames out of order they do not
+    with VideoReader(corpus("uneven.mp4")) as reader:
+        assert reader.seconds() == pytest.approx(BY_FILE["uneven.mp4"].seconds, abs=1e-6)
+
+
+def test_no_group_but_the_first_and_last_is_read_for_a_constant_rate(tmp_path, monkeypatch):
+    path = write(Case("video.mp4", options={"bf": "2", "g": "5", "sc_threshold": "0"}), tmp_path)
+    packets = count_packets(monkeypatch)
+    with VideoReader(path) as reader:
+        assert len(packets) <= 1 + 8
+        assert reader.seconds() == pytest.approx(np.arange(NUM_FRAMES) / RATE)
+        assert len(packets) <= 1 + 8 + 5
+
+
+@pytest.mark.parametrize("options", [{"bf": "2"}, {"bf": "0"}])
+def test_a_last_frame_that_comes_late(options, tmp_path):
+    """In the order in which they are stored, the packets are as far apart as at a constant rate."""
+    ticks = [40 * index + 3000 * (index == NUM_FRAMES - 1) for index in range(NUM_FRAMES)]
+    path = write(Case("late.mp4", options=options, ticks=ticks), tmp_path)
+    with VideoReader(path) as reader:
+        assert reader.seconds() == pytest.approx(np.array(ticks) / 1000)
+        assert reader.get_frames([39, 2])[1].timestamps == pytest.approx([ticks[39] / 1000, 0.08])
+
+
+def test_a_last_frame_that_stays(tmp_path):
+    """The rate is that at which frames follow each other; how long the last one stays is no part of it."""
+    pictures = [Image.fromarray(draw_frame(index)) for index in range(10)]
+    pictures[0].save(tmp_path / "stays.gif", save_all=True, append_images=pictures[1:], duration=[100] * 9 + [3000])
+    with VideoReader(tmp_path / "stays.gif") as reader:
+        assert reader.metadata.fps == pytest.approx(10)
+        assert reader.metadata.duration == pytest.approx(1)
+        assert reader.seconds() == pytest.approx(np.arange(10) / 10)
 
 
 # Colours
@@ -716,6 +1020,27 @@ def test_corrupt_packets(corpus, tmp_path):
     spoilt = spoil(corpus("all_intra.mp4"), list(range(40)), tmp_path / "nothing.mp4")
     with pytest.raises(VideoDecodingError, match=r"nothing\.mp4: only 0 of the 40"):
         read_video(spoilt)
+
+
+@pytest.mark.parametrize("numbers", [[37], [38], [39], [20, 38]])
+@pytest.mark.parametrize("name", ["all_intra.mp4", "prores.mov", "mjpeg.avi", "mpeg4_bframes.avi", "h264.flv"])
+def test_a_damaged_packet_costs_its_neighbours_nothing(corpus, numbers, name, tmp_path):
+    """Threads hold several frames when an error comes up: those of one thread are all that can be decoded."""
+    path = spoil(corpus(name), numbers, tmp_path / f"spoilt_{name}")
+    expected = []
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        context.thread_count = 1
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.error.FFmpegError):
+                decoded = context.decode(packet if packet.size else None)
+                expected += [frame.to_ndarray(format="rgb24") for frame in decoded if not frame.is_corrupt]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        frames, metadata = read_video(path)
+    replaced = {stand_in.index for stand_in in metadata.stand_ins}
+    kept = [frame.numpy() for index, frame in enumerate(frames.permute(0, 2, 3, 1)) if index not in replaced]
+    assert np.array_equal(kept, expected)
 
 
 def test_frames_that_are_not_there(corpus):

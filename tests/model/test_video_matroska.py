@@ -54,7 +54,8 @@ def test_times_and_keyframes_are_those_of_ffmpeg(case, tmp_path):
     assert len(rows) == case.num_frames
     assert rows == read_with_ffmpeg(path)
     with VideoReader(path) as reader:
-        assert not reader.index.is_checked
+        # of MPEG-4, the size of a packet tells whether it has a frame
+        assert reader.index.is_checked == (case.codec == "mpeg4")
         assert indices_in(reader.get_frames(range(case.num_frames))[0]) == case.indices
 
 

@@ -46,6 +46,8 @@ def join(first: Path, second: Path, path: Path) -> Path:
                 if stream is None:
                     stream = container.add_stream_from_template(found)
                 packets = [packet for packet in source.demux(found) if packet.size]
+                # the second begins as late as its packets, which are decoded before they are shown, need
+                offset -= packets[0].dts if numbers else 0
                 end = max(packet.pts + packet.duration for packet in packets)
                 for packet in packets:
                     packet.pts, packet.dts, packet.stream = packet.pts + offset, packet.dts + offset, stream

@@ -520,7 +520,7 @@ class VideoReader:
             UnreliableTimestampsError: the decoder gives frames in another order than their timestamps, or not all of
                 them with an index that is not checked.
         """
-        assert self.index is not None
+        assert self.stream is not None and self.index is not None
         seconds = np.full(len(wanted), np.nan)
         runs: list[list[Target]] = []
         frames.is_there[:] = False
@@ -532,7 +532,8 @@ class VideoReader:
             runs[-1].append(target)
         for run in runs:
             self.decode_run(run, run[0].group, frames)
-            if not all(frames.is_filled[target.position] for target in run):
+            is_complete = all(frames.is_filled[target.position] for target in run)
+            if not is_complete and self.stream.codec_context.thread_count != 1:
                 self.use_one_thread()
             # where pictures are refreshed bit by bit, only later ones can be decoded from what is called a keyframe
             for groups_before in (0, 1, 2, 4):

@@ -18,8 +18,9 @@ next of several joined clips. [`Changes`] keeps it for those who read packets an
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 from itertools import islice
-from typing import NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import av
 import numpy as np
@@ -34,7 +35,9 @@ KEYFRAME, HIDDEN = 1, 2
 # AVI and MPEG-PS do not store when each frame is shown; FFmpeg's guesses go wrong where frames are stored out of order
 FORMATS_WITHOUT_PTS = {"avi", "mpeg"}
 # What packets bring along that changes how they and the following ones are decoded
-CHANGES = ("palette", "new_extradata", "param_change")
+CHANGES: tuple[Literal["palette", "new_extradata", "param_change"], ...] = ("palette", "new_extradata", "param_change")
+# Bytes of an MPEG-4 packet that may say no more than that there is no new frame, as FFmpeg reckons
+NOT_CODED = 19
 # Seconds that times may go back from frame to frame before they are those of another recording
 SLACK = 0.1
 
@@ -48,15 +51,17 @@ class Changes(dict[str, PacketSideData]):
 
     def note(self, packet: "av.Packet[av.VideoStream]") -> bool:
         """Keeps what a packet brings along; gives whether there is anything."""
-        found = {kind: packet.get_sidedata(kind) for kind in CHANGES if packet.has_sidedata(kind)}
+        found: dict[str, PacketSideData] = {
+            kind: packet.get_sidedata(kind) for kind in CHANGES if packet.has_sidedata(kind)
+        }
         self.update(found)
         return bool(found)
 
     def give(self, packet: "av.Packet[av.VideoStream]") -> None:
         """Lays it beside a packet, unless that has its own."""
-        for kind, data in self.items():
-            if not packet.has_sidedata(kind):
-                packet.set_sidedata(data)
+        for kind in CHANGES:
+            if kind in self and not packet.has_sidedata(kind):
+                packet.set_sidedata(self[kind])
 
 
 class FrameGroup(NamedTuple):
@@ -92,12 +97,15 @@ def index_frames(
     # a damaged header lists more frames than there are bytes, and that of a download that broke off frames that are
     # not there
     is_mp4, entries = "mp4" in container.format.name, stream.index_entries
+    is_mpeg4 = stream.codec_context.name == "mpeg4"
+    if is_mp4 and is_mpeg4 and any(entry.size <= NOT_CODED for entry in entries):
+        raise UnreliableTimestampsError("a packet that may have no frame")
     if is_mp4 and 0 < stream.frames == len(entries) <= container.size >= entries[-1].pos + entries[-1].size:
         try:
             return HeaderIndex(container, stream, pairs)
         except UnreliableTimestampsError:
             container.seek(0, stream=stream)
-    is_known = path is not None and "matroska" in container.format.name and pairs is None
+    is_known = path is not None and "matroska" in container.format.name and pairs is None and not is_mpeg4
     return ScannedIndex(container, stream, read_rows(path) if is_known else None, pairs)
 
 
@@ -163,6 +171,8 @@ class ScannedIndex:
         for number, packet in enumerate(read_packets(container, stream)):
             if self.changes.note(packet) and number > 0:
                 raise UnreliableTimestampsError("the way of decoding changes within the stream")
+            if packet.size <= NOT_CODED and stream.codec_context.name == "mpeg4":
+                raise UnreliableTimestampsError("a packet that may have no frame")
             if pairs is None or pairs.begins_frame(bytes(packet)):
                 # pyrefly: ignore[invalid-yield]  a time may be missing, which is refused
                 yield packet.pts, packet.is_keyframe, packet.is_discard
@@ -217,7 +227,7 @@ class HeaderIndex:
         self.shown_before = np.concatenate(([0], np.cumsum(flags & HIDDEN == 0)))
         if len(self.starts) == 0 or self.starts[0] != 0:
             raise UnreliableTimestampsError("the file does not begin with a keyframe")
-        self.timestamps = np.fromiter((entry.timestamp for entry in entries), dtype=np.int64, count=len(entries))
+        self.stream = stream
         if pairs is not None and not self.is_regular:
             raise UnreliableTimestampsError("some packets may be fields, others frames")
         # whether frames are stored in another order than they are shown, as far as is known
@@ -241,6 +251,12 @@ class HeaderIndex:
         self.delay = first.pts - first.dts
         # FFmpeg may have read ahead, past a change, which it tells again once it is back
         return self.read_group(0)
+
+    @cached_property
+    def timestamps(self) -> np.ndarray:
+        """Of all packets, as the header lists them: when they are decoded."""
+        entries = self.stream.index_entries
+        return np.fromiter((entry.timestamp for entry in entries), dtype=np.int64, count=len(entries))
 
     @property
     def is_regular(self) -> bool:
@@ -385,14 +401,17 @@ class FrameClock:
     def seconds(self) -> np.ndarray | None:
         """When each frame is shown, on the clock of the file, ascending; `None` where the file does not tell.
 
-        A frame without a time is put between its neighbours. Where the clock is put back, as in joined recordings,
-        time goes on by a frame.
+        A frame without a time, or with one that is out of line, is put between its neighbours. Where the clock is put
+        back, as in joined recordings, time goes on by a frame.
         """
         times = np.array([np.nan if time is None else to_seconds(time, self.time_base) for time in self.stamps])
         known = np.flatnonzero(~np.isnan(times))
         step = 1 / float(self.rate) if self.rate else None
         if len(known) == 0:
             return None if step is None else np.arange(len(times)) * step
+        before, here, after = times[known[:-2]], times[known[1:-1]], times[known[2:]]
+        is_out = (before <= after) & ((here > after + SLACK) | (here < before - SLACK))
+        known = np.delete(known, 1 + np.flatnonzero(is_out))
         first, last = int(known[0]), int(known[-1])
         if step is None:
             step = max(0.0, times[last] - times[first]) / max(1, last - first)
