@@ -8,6 +8,7 @@ import pytest
 from datasets import ClassLabel
 
 from tubevit_hf.data import AnnotationError, read_annotations
+from tubevit_hf.data.annotations import VideoFiles
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -187,6 +188,107 @@ def test_a_path_in_a_list_means_this_file(tmp_path):
     assert missing == ["jump/1.mp4"]
 
 
+def test_exact_names_come_first(tmp_path):
+    """BORIS and SimBA name files without suffix, and a name may have a dot."""
+    speeds = [f"speed_{speed}" for speed in ("0", "0.5", "1", "1.5")]
+    videos = touch(tmp_path / "videos", *(f"{speed}.mp4" for speed in speeds), "2.5.webm")
+    lines = [f"{speed},a{speed}" for speed in (*speeds, "speed_2.5", "2", "2.5")]
+    write(tmp_path, {"list.csv": "\n".join(["video,label", *lines])})
+    dataset, missing = read_annotations("list", tmp_path / "list.csv", videos)
+    assert rows(dataset, videos) == [*((f"{speed}.mp4", f"a{speed}") for speed in speeds), ("2.5.webm", "a2.5")]
+    assert missing == ["speed_2.5", "2"]
+
+
+FOUND = [
+    # names in a table, files in the folder, and the file that is meant: none, or several
+    (["x.avi"], ["x.mp4"], None),
+    (["x.avi"], ["x.avi.mp4"], None),
+    (["x.mp4"], ["x.MP4"], "x.MP4"),
+    (["x"], ["x.mp4"], "x.mp4"),
+    (["x"], ["x.mp4", "x.jpg"], "x.mp4"),
+    (["x"], ["x.mp4", "x.webm"], "could be .*x.mp4 or .*x.webm"),
+    (["Walk/X.mp4"], ["walk/x.mp4"], "walk/x.mp4"),
+    (["Walk/X.mp4"], ["walk/x.mp4", "Walk/X.mp4"], "Walk/X.mp4"),
+    (["X.mp4"], ["a/x.mp4", "b/x.mp4"], "could be"),
+    (["e\u0301.mp4"], ["\u00e9.mp4"], "\u00e9.mp4"),
+    (["\u00e9.mp4"], ["e\u0301.mp4"], "e\u0301.mp4"),
+    (["\u00e9.mp4"], ["\u00e9.mp4", "a/e\u0301.mp4"], "\u00e9.mp4"),
+    (["walk\\x.mp4"], ["walk/x.mp4", "run/x.mp4"], "walk/x.mp4"),
+    ([" ./walk//x.mp4 "], ["walk/x.mp4"], "walk/x.mp4"),
+    (["walk/../run/x.mp4"], ["run/x.mp4", "walk/y.mp4"], "run/x.mp4"),
+    (["videos/walk/x.mp4"], ["walk/x.mp4"], "walk/x.mp4"),
+    (["jump/x.mp4"], ["walk/x.mp4"], None),
+    (["jump/x.mp4"], ["x.mp4"], None),
+    (["C:\\data\\x.mp4"], ["x.mp4"], "x.mp4"),
+    (["C:\\data\\x.mp4"], ["walk/x.mp4"], "walk/x.mp4"),
+    (["C:\\data\\x.mp4"], ["walk/x.mp4", "run/x.mp4"], "could be"),
+    (["C:\\data\\walk\\x.mp4"], ["walk/x.mp4", "run/x.mp4"], "walk/x.mp4"),
+    (["c:/data/walk/x"], ["walk/x.mp4", "run/x.mp4"], "walk/x.mp4"),
+    (["\\\\server\\walk\\X.MP4"], ["walk/x.mp4", "run/x.mp4"], "walk/x.mp4"),
+    (["/home/anna/walk/x.mp4"], ["day1/walk/x.mp4", "run/x.mp4"], "day1/walk/x.mp4"),
+    (["/home/anna/day1/walk/x.mp4"], ["walk/x.mp4", "day1/run/x.mp4"], "walk/x.mp4"),
+    # where other rows tell how its folders were called, a missing video is not taken for that of another class
+    (["/home/anna/jump/x.mp4", "/home/anna/walk/y.mp4"], ["walk/x.mp4", "walk/y.mp4"], None),
+]
+
+
+@pytest.mark.parametrize(("names", "files", "meant"), FOUND)
+def test_which_file_a_name_means(names, files, meant, tmp_path):
+    folder = touch(tmp_path / "videos", *files)
+    found = VideoFiles(folder, names)
+    if meant is not None and meant.startswith("could be"):
+        with pytest.raises(AnnotationError, match=f"here: .* {meant}"):
+            found.find("here", names[0])
+    else:
+        assert found.find("here", names[0]) == (None if meant is None else folder / meant)
+
+
+def test_names_of_this_machine(tmp_path, monkeypatch):
+    """Absolute, through a link or relative: a file is what the list of the folder has."""
+    folder = touch(tmp_path / "videos", "walk/x.mp4", "run/x.mp4")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    for given in (Path("videos"), folder):
+        files = VideoFiles(given)
+        for name in (f"{folder}/walk/x.mp4", f"{tmp_path}/link/walk/x.mp4", "walk/x.mp4", "run/../walk/x.mp4"):
+            assert files.find("here", name) == given / "walk/x.mp4"
+    # one that lies elsewhere is meant all the same
+    touch(tmp_path, "other.mp4")
+    assert VideoFiles(folder).find("here", f"{tmp_path}/other.mp4") == tmp_path / "other.mp4"
+    assert VideoFiles(folder).find("here", "x" * 5000) is None
+    assert VideoFiles(folder).find("here", "") is None
+
+
+def test_a_file_by_two_names_has_one_label(tmp_path):
+    videos = touch(tmp_path / "videos", "x.mp4", "y.mp4")
+    write(tmp_path, {"list.csv": "video,label\nx.mp4,run\ny.mp4,walk\nX.mp4,walk\n"})
+    with pytest.raises(AnnotationError, match=r"line 4: 'X.mp4' means .*x.mp4, and so does 'x.mp4' in .*line 2, with"):
+        read_annotations("list", tmp_path / "list.csv", videos)
+    write(tmp_path, {"list.csv": "video,label\nx.mp4,run\ny.mp4,walk\nx.mp4,walk\n"})
+    with pytest.raises(AnnotationError, match=r"line 4: 'x.mp4' means .*'x.mp4' in .*line 2, with other labels: walk"):
+        read_annotations("list", tmp_path / "list.csv", videos)
+    write(tmp_path, {"list.csv": "video,label\nx.mp4,run\ny.mp4,walk\nX.mp4,run\n"})
+    assert len(read_annotations("list", tmp_path / "list.csv", videos)[0]) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\ufeffvideo,label\r\n001,run\r\n1,walk\r\n1.0,"a, b"\r\n',
+        "video;label\n001;run\n\n1;walk\n1.0;a, b\n",
+        "label\tvideo\nrun\t001\nwalk\t1\na, b\t1.0\n",
+        '# by Anna, 2024\n video , label ,seen\n001,run\n,,\n# unsure\n1, walk ,,\n1.0,"a, b",\n',
+    ],
+    ids=["mark", "semicolons", "tabs", "comments"],
+)
+def test_tables_as_programs_write_them(text, tmp_path):
+    """Nothing is taken for a number."""
+    write(tmp_path, {"list.csv": text})
+    videos = touch(tmp_path / "videos", "001.mp4", "1.mp4", "1.0.mp4")
+    dataset, _ = read_annotations("list", tmp_path / "list.csv", videos)
+    assert rows(dataset, videos) == [("001.mp4", "run"), ("1.mp4", "walk"), ("1.0.mp4", "a, b")]
+
+
 def test_videos_of_the_same_name_in_two_folders_of_hmdb51(tmp_path):
     write(tmp_path, {f"{name}_test_split1.txt": "a.avi 1\n" for name in ("run", "walk")})
     videos = touch(tmp_path / "videos", "run/a.avi", "walk/a.avi")
@@ -280,6 +382,7 @@ def test_the_other_split_has_the_same_classes(tmp_path):
         ),
         ("charades", {"a.csv": "", "Charades_v1_classes.txt": "c000\n"}, r"classes\.txt, line 1: expected a code and"),
         ("ssv2", {"a.csv": "[]", "something-something-v2-labels.json": "[1]"}, r"labels\.json: expected an object of"),
+        ("list", {"a.csv": "video,label\na,b.mp4,run\n"}, r"line 2: it has more columns than the header.*quotes"),
         ("list", {"a.csv": "video,label\n9.mp4,\n"}, r"a\.csv, line 2: a label must be a text that is not empty"),
         ("list", {"a.jsonl": '{"video": "1.mp4", "label": 3}'}, r"line 1: a label must be a text.* got 3"),
         ("list", {"a.jsonl": '{"video": 1, "label": "run"}'}, r"line 1: the video must be a name or a path, got 1"),

@@ -371,6 +371,9 @@ def test_lists_of_files_to_leave_out(tmp_path, caplog):
     write_leave_out(listed, folder, dict.fromkeys(names, "black: it is black"))
     assert read_leave_out(listed, folder) == {folder / name for name in names}
     assert list(tmp_path.glob("*unfinished*")) == []
+    listed.write_text("a\\b c.mp4 \na/e\u0301.mp4\n")
+    assert read_leave_out(listed, folder) == {folder / name for name in names[::2]}
+    write_leave_out(listed, folder, dict.fromkeys(names, "black: it is black"))
     (folder / "#d.mp4").unlink()
     assert len(read_leave_out(listed, folder)) == 3
     assert "1 of the 3 files" in caplog.text

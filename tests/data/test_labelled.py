@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, Video
 
 from tubevit_hf.data import AnnotationError, drop_unreadable, splits
-from tubevit_hf.data.dividing import divide
+from tubevit_hf.data.dividing import divide, read_division, write_division
 from tubevit_hf.data.labelled import load_labelled
 from tubevit_hf.data.moving_digits import write_video
 from tubevit_hf.data.splits import load_by_name, path_of
@@ -155,3 +155,105 @@ def test_what_is_no_dataset_of_videos_is_one_line(videos, data):
     # passed over, as every video that cannot be opened
     found = drop_unreadable(load_labelled(folder), "the data")
     assert sorted(found["file"]) == sorted(path.name for path in videos if path != videos[3])
+
+
+def write_labels(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(["file,label", *lines]))
+    return path
+
+
+def labels_of(rows: Dataset) -> dict[str, object]:
+    label = rows.features["label"]
+    return dict(zip(rows["file"], map(getattr(label, "feature", label).int2str, rows["label"])))
+
+
+@pytest.mark.parametrize("given", ["absolute", "relative", "through a link"])
+def test_absolute_paths_in_a_table(given, videos, tmp_path, monkeypatch, caplog):
+    folder = videos[0].parents[1]
+    lines = [f"{path},{path.parent.name}" for path in videos]
+    table = write_labels(tmp_path / "labels.csv", *lines)
+    monkeypatch.chdir(folder.parent)
+    (tmp_path / "link").symlink_to(folder)
+    place = {"absolute": folder, "relative": Path(folder.name), "through a link": tmp_path / "link"}[given]
+    rows = load_labelled(place, table)
+    assert labels_of(rows) == {path.relative_to(folder).as_posix(): path.parent.name for path in videos}
+    assert caplog.text == ""
+    # those of another machine
+    write_labels(table, *(line.replace(str(folder), r"D:\Anna\clips").replace("/", "\\") for line in lines[1:]))
+    assert len(load_labelled(place, table)) == len(videos) - 1
+    assert f"1 video(s) of {place} are not in {table} and are left out." in caplog.text
+
+
+def test_a_table_says_on_purpose_that_videos_have_several_labels(videos, tmp_path):
+    folder = videos[0].parents[1]
+    table = tmp_path / "labels.csv"
+    names = [path.relative_to(folder).as_posix() for path in videos]
+    write_labels(table, f"{names[0]},a", f"{names[1]},b", f"{names[0]},b")
+    assert labels_of(load_labelled(folder, table)) == {names[0]: ["a", "b"], names[1]: ["b"]}
+    write_labels(table, f"{names[0]},a", f"{names[1]},b", f"{names[0].upper()},b")
+    with pytest.raises(AnnotationError, match=rf"line 4: '{names[0].upper()}' means .*'{names[0]}' in .*line 2"):
+        load_labelled(folder, table)
+    write_labels(table, f"{names[0]},a", f"{names[1]},b", f"./{names[0]},a")
+    assert labels_of(load_labelled(folder, table)) == {names[0]: "a", names[1]: "b"}
+    missing = names[0].replace(".mp4", ".avi")
+    write_labels(table, f"{names[0]},a", f"{names[1]},b", f"{missing},b")
+    with pytest.raises(AnnotationError, match=rf"1 of its videos are not in .*: {missing} \(there is .*{names[0]}\)"):
+        load_labelled(folder, table)
+    write_labels(table, f"{names[0]},a", " ,b")
+    with pytest.raises(AnnotationError, match="line 3: it names no file"):
+        load_labelled(folder, table)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_names_and_labels_of_a_table_stay_texts(kind, videos, data):
+    """Labels such as 007 are no numbers, and names may be written on Windows."""
+    lines = ["file_name,label"]
+    for number, path in enumerate(videos[:3]):
+        (data / "a").mkdir(exist_ok=True)
+        shutil.copy(path, data / "a" / f"00{number}.mp4")
+        lines.append(f"a\\00{number}.mp4,00{number}")
+    if kind == "jsonl":
+        pairs = [line.split(",") for line in lines[1:]]
+        lines = [json.dumps({"file_name": file, "label": label}) for file, label in pairs]
+    (data / f"metadata.{kind}").write_text("\n".join(lines))
+    expected = {f"a/00{number}.mp4": f"00{number}" for number in range(3)}
+    assert labels_of(load_labelled(data)) == expected
+    assert sorted(load_by_name_of_one(data)) == sorted(expected.values())
+    if kind == "csv":
+        (data / "metadata.csv").write_text("\n".join(line.replace(",00", ",1") for line in lines))
+        # numbers are those of classes
+        assert load_labelled(data).features["label"].names == [str(number) for number in range(13)]
+
+
+def load_by_name_of_one(folder: Path) -> list[str]:
+    return splits.open_dataset(str(folder))["train"].features["label"].names
+
+
+def test_a_class_may_have_the_separator_in_its_name(videos, tmp_path):
+    for number, path in enumerate(videos):
+        label = ("a;b", "a", "b")[number % 3]
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "data" / label / path.name)
+    rows = load_labelled(tmp_path / "data")
+    division = divide(rows)
+    write_division(tmp_path / "splits.csv", rows, division)
+    assert read_division(tmp_path / "splits.csv", rows).splits == division.splits
+    text = (tmp_path / "splits.csv").read_text()
+    (tmp_path / "splits.csv").write_text(text.replace(",a;b,", ",b;a,"))
+    with pytest.raises(AnnotationError, match="3 have another label"):
+        read_division(tmp_path / "splits.csv", rows)
+
+
+def test_where_videos_have_several_labels_no_class_has_the_separator(videos, data):
+    write_parquet(data / "train.parquet", videos[:2], [["a;b", "c"], ["c"]], List(Value("string")))
+    with pytest.raises(AnnotationError, match="the class 'a;b' has a ';', which stands between the labels"):
+        load_labelled(data)
+
+
+def test_a_saved_dataset_is_told_by_what_is_in_its_files(videos, tmp_path):
+    rows = load_labelled(videos[0].parents[1])
+    rows.save_to_disk(tmp_path / "saved")
+    assert splits.is_dataset(tmp_path / "saved")
+    for text in ("", "{}", "[]", '{"_data_files": 1}', '{"step": 3}'):
+        (tmp_path / "saved" / "state.json").write_text(text)
+        assert not splits.is_dataset(tmp_path / "saved"), text

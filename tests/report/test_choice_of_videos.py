@@ -103,6 +103,34 @@ def test_several_labels_come_from_splits(class_folders, empty_model):
     assert [video.labels for video in selection.videos] == [(label, "wave") for label in LABELS[:4]]
 
 
+def test_classes_with_a_separator_and_folders_in_them(empty_model, tmp_path):
+    for name in ("train;bus/day1/a.mp4", "car/b.mp4", "car/._b.mp4"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / name).touch()
+    labels = ["car", "train;bus"]
+    found = [
+        (Path(video.file).name, video.labels)
+        for video in choose_videos(str(empty_model), tmp_path / "videos", labels).videos
+    ]
+    assert found == [("b.mp4", ("car",)), ("a.mp4", ("train;bus",))]
+    write_splits(
+        empty_model, [("train;bus/day1/a.mp4", "train;bus", "", "validation"), ("car/b.mp4", "car", "", "train")]
+    )
+    selection = choose_videos(str(empty_model), tmp_path / "videos", labels)
+    assert [video.labels for video in selection.videos] == [("train;bus",)] and selection.warnings == []
+
+
+def test_splits_of_a_mac_are_found_elsewhere(empty_model, tmp_path):
+    """A letter with an accent has two forms; names of other classes are none of this folder's."""
+    (tmp_path / "fall").mkdir()
+    (tmp_path / "fall" / "\u00e9.mp4").touch()
+    (tmp_path / "fall" / "o.mp4").touch()
+    rows = [("fall/e\u0301.mp4", "fall", "", "validation"), ("jump/o.mp4", "jump", "", "validation")]
+    write_splits(empty_model, rows)
+    for folder in (tmp_path, tmp_path / "fall"):
+        assert names(choose_videos(str(empty_model), folder, LABELS)) == ["\u00e9.mp4"]
+
+
 def test_groups_by_a_pattern(class_folders, empty_model):
     selection = choose_videos(str(empty_model), class_folders, LABELS)
     assert {video.group for video in selection.with_groups(r"person(\d)").videos} == {"0", "1"}

@@ -103,7 +103,8 @@ def read_annotations(
         for label in as_list(labels):
             if label not in known:
                 raise AnnotationError(f"{place}: the class {label!r} is none of the {len(names)} known ones.")
-        files.claim(path, place, video, as_list(labels))
+        # a published list may have a clip in two classes; one's own has a mistake then
+        files.claim(path, place, video, as_list(labels), once=found.by_path)
         paths.append(str(path))
         numbers.append(class_label.str2int(labels))
     if not paths:
@@ -230,16 +231,20 @@ class VideoFiles:
         alike = self.by_folded_name.get(stem.casefold(), {})
         return f"{name} (there is {next(iter(alike))})" if alike else name
 
-    def claim(self, path: Path, place: str, name: str, labels: Iterable[str]) -> None:
+    def claim(self, path: Path, place: str, name: str, labels: Iterable[str], once: bool = True) -> None:
         """Notes what a row says of a file.
 
+        Args:
+            path: of the file.
+            place, name, labels: of the row.
+            once: whether another row may not have other labels; else one that has the same name may.
+
         Raises:
-            AnnotationError: a row before it has another name for the file, and other labels. Who means several labels
-                names the file alike.
+            AnnotationError: a row before it has other labels for the file.
         """
         labels = set(labels)
         earlier, other, others = self.named.setdefault(path, (place, name, labels))
-        if other.strip() != name.strip() and labels != others:
+        if (once or other.strip() != name.strip()) and labels != others:
             raise AnnotationError(
                 f"{place}: {name!r} means {path}, and so does {other!r} in {earlier}, with other labels: "
                 f"{', '.join(sorted(labels))}, not {', '.join(sorted(others))}. Correct one of the two rows."
@@ -346,7 +351,7 @@ def read_list(source: str, train: bool) -> Annotations:
     if Path(source).suffix == ".csv":
         entries = ((place, {**row, "label": row["label"].strip()}) for place, row in read_csv(source, columns))
     elif Path(source).suffix == ".jsonl":
-        entries = check_entries(((place, parse_json(place, line)) for place, line in read_lines(source)), columns)
+        entries = read_json_lines(source, columns)
     else:
         entries = read_entries(source, columns)
     return Annotations(source, [(place, row["video"], row["label"]) for place, row in entries], by_path=True)
@@ -456,6 +461,11 @@ def read_entries(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dic
         raise AnnotationError(f"{source}: expected a list of objects with {', '.join(columns)}.")
     numbered = ((f"{source}, entry {number}", entry) for number, entry in enumerate(entries, start=1))
     return check_entries(numbered, columns)
+
+
+def read_json_lines(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and entry of each line, an object."""
+    return check_entries(((place, parse_json(place, line)) for place, line in read_lines(source)), columns)
 
 
 def check_entries(

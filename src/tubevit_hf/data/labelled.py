@@ -147,7 +147,8 @@ def read_labels(file: str | Path, folder: str | Path) -> Dataset:
             continue
         if fault := fault_of_name(path):
             raise AnnotationError(f"{place}: {name_of_source(path)}: {fault}.")
-        files.claim(path, place, name, labels)
+        # several rows of the same name mean several labels
+        files.claim(path, place, name, labels, once=False)
         facts = {name: (row.get(name) or "").strip() for name in ("group", "split")}
         if facts["split"] not in ("", *SPLITS):
             raise AnnotationError(f"{place}: the split must be train or validation, got {facts['split']!r}.")

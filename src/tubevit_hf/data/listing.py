@@ -48,9 +48,11 @@ SYSTEM_FOLDERS = {
     *("#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recycle", "__macosx", "lost+found"),
     "system volume information",
 }
-# how folders of splits are called, in lower case; only those of SPLITS are read
+# how folders of splits are called, in lower case, and the split that Datasets takes each for
 SPLIT_NAMES = {
-    *("dev", "eval", "evaluation", "test", "testing", "train", "training", "val", "valid", "validation"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("eval", "evaluation", "test", "testing"), "test"),
 }
 
 
@@ -314,6 +316,9 @@ def holds_videos(folder: str, suffixes: Sequence[str]) -> bool:
 def has_no_picture(path: str) -> bool:
     """Whether a file can be opened and holds sound, but no video; a cover is none."""
     limits = VideoLimits.from_environment()
+    if limits.isolated:
+        # nothing is opened in this process; who reads it says so
+        return False
     try:
         with ExitStack() as resources:
             container = resources.enter_context(open_container(open_source(path, resources, limits), limits))

@@ -3,6 +3,7 @@
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,10 +29,18 @@ from datasets.utils import are_progress_bars_disabled, disable_progress_bars, en
 from transformers.utils import logging
 
 from ..model.video_sources_tubevit import hide_secrets, printable
-from .annotations import AnnotationError, names_of, read_annotations
+from .annotations import (
+    AnnotationError,
+    VideoFiles,
+    as_list,
+    names_of,
+    read_annotations,
+    read_csv,
+    read_json_lines,
+)
 from .facts import open_all, open_video, recall_opened
 from .groups import match_groups
-from .listing import SPLITS, ClassFolder, FolderListing, fault_of_name, is_image, list_folder
+from .listing import SPLIT_NAMES, SPLITS, ClassFolder, FolderListing, fault_of_name, is_image, list_folder
 
 
 logger = logging.get_logger(__name__)
@@ -120,7 +129,8 @@ def open_dataset(name: str) -> Dataset | DatasetDict:
         if is_saved_dataset(name):
             return name_labels(load_from_disk(name))
         try:
-            return name_labels(load_dataset(name))
+            # videos in archives, which only Datasets opens, are not found
+            return name_labels(read_tables(Path(name)) or load_dataset(name))
         except (DatasetGenerationError, pa.ArrowInvalid) as error:
             raise AnnotationError(f"{name}: Datasets cannot load it ({error.__cause__ or error}).") from error
 
@@ -141,34 +151,76 @@ def bars_for_people() -> Generator[None, None, None]:
 def is_dataset(folder: str | Path) -> bool:
     """Whether a folder is one that Datasets opens, not one of class folders: saved to disk, in Parquet files, or
     videos with a table `metadata` of their names and labels, as they lie on the Hub."""
-    if is_saved_dataset(folder) or any(map(has_file_names, find_visible(folder, "metadata.csv", "metadata.jsonl"))):
+    if is_saved_dataset(folder) or find_tables(folder):
         return True
     # such as features that somebody keeps beside videos
     tables = [path for path in Path(folder).rglob("*.parquet") if is_visible(path, folder)]
     return any(map(holds_rows_of_videos, tables)) or (bool(tables) and not list_folder(folder).videos)
 
 
-def find_visible(folder: str | Path, *names: str) -> list[Path]:
-    """Files of some names in a folder or in one of its folders."""
-    found = [path for name in names for depth in ("", "*/") for path in Path(folder).glob(f"{depth}{name}")]
-    return [path for path in found if is_visible(path, folder)]
+def find_tables(folder: str | Path) -> dict[Path, str]:
+    """Tables `metadata` in a folder or one of its folders that name files and their labels, and the column of the
+    names; other tables may be notes about something else."""
+    found: dict[Path, str] = {}
+    for name in ("metadata.csv", "metadata.jsonl"):
+        for table in sorted(path for depth in ("", "*/") for path in Path(folder).glob(f"{depth}{name}")):
+            columns = read_columns(table)
+            file = next((column for column in ("file_name", "video_file_name") if column in columns), None)
+            if file is not None and "label" in columns and is_visible(table, folder):
+                found[table] = file
+    return found
 
 
 def is_visible(path: Path, folder: str | Path) -> bool:
     return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def has_file_names(table: Path) -> bool:
-    """Whether a table `metadata` names files and their labels; others may be notes about something else."""
+def read_columns(table: Path) -> list[str]:
     with open(table, encoding="utf-8-sig", errors="replace") as file:
         line = file.readline()
-    columns: set[str] = set()
     if table.suffix == ".csv":
-        columns.update(names_of(line, ","))
-    else:
-        with suppress(ValueError):
-            columns.update(json.loads(line))
-    return "label" in columns and bool(columns & {"file_name", "video_file_name"})
+        return names_of(line, ",")
+    with suppress(ValueError):
+        return list(json.loads(line))
+    return []
+
+
+def read_tables(folder: Path) -> DatasetDict | None:
+    """The videos that tables `metadata` name, in the splits that their folders are called like; `None` if there are no
+    tables, or none of the videos."""
+    columns: dict[str, dict[str, list[Any]]] = {}
+    num_found = 0
+    for table, name in find_tables(folder).items() if folder.is_dir() else ():
+        entries = list((read_csv if table.suffix == ".csv" else read_json_lines)(str(table), (name, "label")))
+        files = VideoFiles(table.parent, [str(row[name]) for _, row in entries])
+        rows = columns.setdefault(SPLIT_NAMES.get(table.parent.name.casefold(), "train"), defaultdict(list))
+        for place, row in entries:
+            video, label = str(row[name]), row["label"]
+            path = files.find(place, video)
+            if path is not None:
+                num_found += 1
+                files.claim(path, place, video, map(str, as_list(label)))
+            # one that is missing is passed over as those that cannot be opened
+            rows["video"].append(str(path or table.parent / video))
+            rows["label"].append(label.strip() or None if isinstance(label, str) else label)
+            rows["group"].append(str(row.get("group") or ""))
+    if not num_found:
+        return None
+    for rows in columns.values():
+        if not all(rows["group"]):
+            del rows["group"]
+    if is_numbered([label for rows in columns.values() for label in rows["label"]]):
+        for rows in columns.values():
+            rows["label"] = list(map(int, rows["label"]))
+    splits = DatasetDict()
+    for split, rows in columns.items():
+        splits[split] = Dataset.from_dict(rows)
+    return splits
+
+
+def is_numbered(labels: Sequence[Any]) -> bool:
+    """Whether texts are the numbers of classes, and not names such as `007`."""
+    return all(isinstance(label, str) and label.isdecimal() and str(int(label)) == label for label in labels)
 
 
 def holds_rows_of_videos(table: Path) -> bool:

@@ -153,7 +153,8 @@ def describe(found: dict[str, Any]) -> str:
         lines.append(f"| {split} | {count} |" + (f" {groups[split]} |" if groups else ""))
     lines += ["", "| class | train | validation |", "|---|---|---|"]
     train, validation = found["classes"]["train"], found["classes"]["validation"]
-    lines += [f"| {name} | {train[name]} | {validation[name]} |" for name in train]
+    cells = {name: name.replace("|", "\\|") for name in train}
+    lines += [f"| {cells[name]} | {train[name]} | {validation[name]} |" for name in train]
     if "accuracy" in found:
         accuracy = found["accuracy"]
         low, high = accuracy["interval_95"]
