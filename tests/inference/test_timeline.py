@@ -20,6 +20,7 @@ from tubevit_hf.inference.segments import Segment, find_segments, format_srt
 from tubevit_hf.inference.timeline import FrameStream, scan_timeline
 from tubevit_hf.inference.windows import SingleFrames, WholeClips, WindowScorer, sample_times
 from tubevit_hf.model.video_decoding_tubevit import DAMAGED, VideoDecodingError
+from tubevit_hf.model.video_index_tubevit import FrameClock
 
 from ..model.test_video_decoding import write_with_sound
 from ..support.tiny import LABELS, randomize, tiny_config, tiny_video_processor
@@ -296,6 +297,8 @@ def test_a_file_without_a_frame_rate(long_video, monkeypatch):
 
     seconds = VideoReader.seconds
     monkeypatch.setattr(VideoReader, "seconds", without_rate)
+    # nor do its frames have times
+    monkeypatch.setattr(FrameClock, "seconds", lambda self: None)
     with pytest.raises(VideoDecodingError, match="does not tell when its frames are shown"):
         scan_timeline(build(), tiny_video_processor(), long_video, 1.0, 0.5)
 
