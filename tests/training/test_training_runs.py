@@ -63,7 +63,7 @@ def start(tmp_path_factory) -> Path:
     """Where training begins: config, processor and weights."""
     folder = tmp_path_factory.mktemp("runs") / "start"
     torch.manual_seed(0)
-    TubeViTForVideoClassification(tiny_config(num_labels=5)).save_pretrained(folder)
+    TubeViTForVideoClassification(tiny_config()).save_pretrained(folder)
     tiny_video_processor().save_pretrained(folder)
     return folder
 
