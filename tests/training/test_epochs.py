@@ -65,6 +65,12 @@ def test_trainers(trainer_class, kind, arguments, videos, tmp_path):
     assert train(trainer_class, parts[kind], tmp_path, **arguments) == seen
 
 
+def test_after_training_each_reading_is_drawn_again(videos, tmp_path):
+    clips = make_clips(videos)
+    train(VideoTrainer, Subset(clips, range(6)), tmp_path)
+    assert not clips[0]["pixel_values"].equal(clips[0]["pixel_values"])
+
+
 @pytest.mark.parametrize("kind", ["whole", "subset"])
 def test_loops_of_accelerate(kind, videos):
     clips = make_clips(videos)

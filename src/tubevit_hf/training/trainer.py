@@ -587,6 +587,14 @@ class EpochCallback(TrainerCallback):
             self.trainer.batches.set_epoch(self.epoch)
         self.epoch += 1
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # whoever reads the clips next would see those of the last epoch again and again
+        for part in list_parts(self.trainer.train_dataset):
+            if isinstance(part, (ClipDataset, FrozenClips)):
+                part.set_epoch(None)
+
 
 def video_loss(
     logits: torch.Tensor,
