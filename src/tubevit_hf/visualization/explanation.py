@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..explanation import lay_over
 from ..explanation.heat import AMBER
+from ..model.video_sources_tubevit import printable
 
 
 # what `lay_over` makes of a grey frame
@@ -106,7 +107,9 @@ def draw_explanation(
     if notes:
         text = figure.add_subplot(grid[-1, :])
         text.axis("off")
-        text.text(0, 1, "\n".join(notes), fontsize=8.5, va="top", transform=text.transAxes, parse_math=False)
+        text.text(
+            0, 1, "\n".join(map(printable, notes)), fontsize=8.5, va="top", transform=text.transAxes, parse_math=False
+        )
     return figure
 
 

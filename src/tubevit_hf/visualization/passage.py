@@ -17,6 +17,7 @@ from PIL import Image
 from ..explanation import lay_over
 from ..explanation.occlusion import Watch
 from ..model.configuration_tubevit import TubeViTConfig
+from ..model.video_sources_tubevit import printable
 from .space import View, add_boxes, add_card, add_frame_of_reference, cut_boxes, kernel_boxes, set_up
 from .theme import LIGHT, SMALL, WORDS, Theme, encode, new_figure, to_image
 from .tubes import choose_alpha
@@ -213,5 +214,5 @@ class Stage:
 
 def shorten(label: str, length: int = 18) -> str:
     """The first of a label's names, as much of it as fits."""
-    label = label.split(",")[0]
+    label = printable(label.split(",")[0])
     return label if len(label) <= length else label[: length - 1] + "…"

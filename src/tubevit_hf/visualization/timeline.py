@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..model.video_sources_tubevit import printable
+
 
 def draw_timeline(
     times: np.ndarray,
@@ -37,7 +39,7 @@ def draw_timeline(
             axes.broken_barh(
                 [(start, end - start)], (rows[label] - 0.45, 0.9), facecolor="none", edgecolor="tab:orange"
             )
-    axes.set_yticks(range(len(shown)), list(rows), fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(shown)), list(map(printable, rows)), fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
     figure.colorbar(image, ax=axes, label="probability")
