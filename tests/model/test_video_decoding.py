@@ -24,7 +24,7 @@ from transformers.video_utils import load_video
 from tubevit_hf import VideoDecodingError, VideoReader, read_video
 from tubevit_hf.model import video_decoding_tubevit, video_index_tubevit, video_matroska_tubevit
 from tubevit_hf.model.video_decoding_tubevit import VideoLimits, orient
-from tubevit_hf.model.video_index_tubevit import FrameClock
+from tubevit_hf.model.video_index_tubevit import FrameClock, HeaderIndex
 
 from ..support.joined_mp4 import join
 from ..support.video_corpus import (
@@ -313,12 +313,17 @@ def write_part(path: Path, start: int, stop: int, **arguments) -> Path:
 
 PLAIN = {"options": {"x264-params": "keyint=5:bframes=2"}}
 OTHER = {"options": {"x264-params": "keyint=5:bframes=0:cabac=0:8x8dct=0:ref=1"}}
+# decoded with the parameters of the other, all their frames come out wrong, without an error
+FINE = {"options": {"x264-params": "keyint=5:bframes=2:qp=12"}}
+COARSE = {"options": {"x264-params": "keyint=5:bframes=2:qp=30"}}
 HEVC = {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=5"}}
 OTHER_HEVC = {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=5:no-sao=1:ctu=16:min-cu-size=16"}}
 
 
 @pytest.mark.parametrize("num_first", [20, 1])
-@pytest.mark.parametrize(("first", "second"), [(PLAIN, OTHER), (OTHER, PLAIN), (HEVC, OTHER_HEVC)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(PLAIN, OTHER), (OTHER, PLAIN), (HEVC, OTHER_HEVC), (FINE, COARSE), (COARSE, FINE)]
+)
 @pytest.mark.parametrize("isolated", [False, True])
 def test_clips_joined_without_coding_them_again(first, second, num_first, isolated, tmp_path):
     """The packet that begins the second clip brings what decodes it, and is read for the index."""
@@ -333,6 +338,8 @@ def test_clips_joined_without_coding_them_again(first, second, num_first, isolat
             frames, metadata = reader.get_frames(indices)
             assert np.array_equal(frames.permute(0, 2, 3, 1), alone[list(indices)])
             assert metadata.stand_ins == []
+        # nothing was decoded from the beginning
+        assert isolated or isinstance(reader.index, HeaderIndex)
     if not isolated:
         with VideoReader(path) as reader:
             kept = pickle.loads(pickle.dumps(reader.frame_index))
@@ -353,8 +360,8 @@ def test_joined_clips_of_another_size(tmp_path):
 def write_flv_with_a_change(folder: Path) -> Path:
     """An FLV file, where a new sequence header lies between the packets."""
     parts = [
-        write_part(folder / "a.flv", 0, 20, **OTHER).read_bytes(),
-        write_part(folder / "b.flv", 20, 40, options={"x264-params": "keyint=5:bframes=0"}).read_bytes(),
+        write_part(folder / "a.flv", 0, 20, options={"x264-params": "keyint=5:bframes=0:qp=12"}).read_bytes(),
+        write_part(folder / "b.flv", 20, 40, options={"x264-params": "keyint=5:bframes=0:qp=30"}).read_bytes(),
     ]
     # after 13 bytes of header come tags: type, size, time, stream, data, and the size of them all
     data = bytearray(parts[0])
@@ -374,9 +381,11 @@ def write_flv_with_a_change(folder: Path) -> Path:
 
 def test_a_sequence_header_between_packets(tmp_path):
     path = write_flv_with_a_change(tmp_path)
+    expected = naive_read(path)
     with VideoReader(path) as reader:
         for indices in ([39], [3], [21, 19], range(40), [30]):
             frames, metadata = reader.get_frames(indices)
+            assert all(np.array_equal(frame.permute(1, 2, 0), expected[i]) for frame, i in zip(frames, indices))
             assert indices_in(frames) == list(indices)
             assert metadata.timestamps == pytest.approx(np.array(indices) / RATE)
         assert reader.metadata.fps == pytest.approx(RATE)

@@ -87,7 +87,8 @@ def test_headers_of_other_files(ending, pixel_format, parameters, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "extradata", [b"", b"\1", b"\1\x64\0\x1e\xff\xff", b"\0\0\1\x67", b"\0\0\1\x67\x64" + bytes(99)]
+    "extradata",
+    [b"", b"\1", b"\1\x64\0\x1e\xff\xff", b"\1\x64\0\x1e\xff\xe1\0\5", b"\0\0\1\x67", b"\0\0\1\x67\x64" + bytes(99)],
 )
 def test_damaged_headers(extradata):
     pairs = FieldPairs(extradata)

@@ -172,8 +172,9 @@ def list_parameter_sets(extradata: bytes) -> Iterator[bytes]:
     for mask in (31, 255):
         for _ in range(rest[0] & mask if rest else 0):
             size = int.from_bytes(rest[1:3], "big")
-            if size:
-                yield rest[3 : 3 + size]
+            unit = rest[3 : 3 + size]
+            if unit:
+                yield unit
             rest = rest[:1] + rest[3 + size :]
         rest = rest[1:]
 
