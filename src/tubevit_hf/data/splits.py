@@ -198,8 +198,8 @@ def read_tables(folder: Path) -> DatasetDict | None:
     for table, name in find_tables(folder).items() if folder.is_dir() else ():
         entries = list((read_csv if table.suffix == ".csv" else read_json_lines)(str(table), (name, "label")))
         files = VideoFiles(table.parent, [str(row[name]) for _, row in entries])
-        splits = find_splits(table.parent.name, [str(row[name]) for _, row in entries])
-        for (place, row), split in zip(entries, splits):
+        places = find_splits(table.parent.name, [str(row[name]) for _, row in entries])
+        for (place, row), split in zip(entries, places):
             rows = columns.setdefault(split, defaultdict(list))
             video, label = str(row[name]), row["label"]
             path = files.find(place, video)
@@ -220,7 +220,10 @@ def read_tables(folder: Path) -> DatasetDict | None:
     if is_numbered([label for rows in columns.values() for label in rows["label"]]):
         for rows in columns.values():
             rows["label"] = list(map(int, rows["label"]))
-    return DatasetDict({split: Dataset.from_dict(rows) for split, rows in columns.items()})
+    splits = DatasetDict()
+    for split, rows in columns.items():
+        splits[split] = Dataset.from_dict(rows)
+    return splits
 
 
 def find_splits(folder: str, names: Sequence[str]) -> list[str]:
