@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders and files that appear when all that belongs in them is complete, or not at all."""
 
+import csv
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,17 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: object) -> None:
     """The file is there in full, or as it was."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as lines of CSV that end in a line feed; line breaks of any kind within a cell are in quotes."""
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        # Python before 3.13 quotes a carriage return only if lines end in one
+        csv.writer(line, lineterminator="\r\n").writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

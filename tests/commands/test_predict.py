@@ -81,7 +81,7 @@ def test_a_failing_video_is_reported_and_passed_over(checkpoint, folder):
     [
         (["{folder}", "--model", "{folder}"], "Invalid value for --model"),
         (["{folder}", "--model", "{folder}/missing"], "Invalid value for --model"),
-        (["{folder}/empty", "--model", "{checkpoint}"], "holds no videos; looked for .264"),
+        (["{folder}/empty", "--model", "{checkpoint}"], "empty: it holds no videos."),
         (["{folder}"], "Missing option '--model'"),
         (["--model", "{checkpoint}"], "Missing argument 'VIDEO_OR_FOLDER"),
         (["{folder}", "--model", "{checkpoint}", "--top-k", "0"], "Invalid value for '--top-k'"),

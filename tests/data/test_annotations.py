@@ -394,6 +394,7 @@ def test_the_other_split_has_the_same_classes(tmp_path):
         ("list", {"a.csv": "video,label\n1.mp4,run\n", "x/1.mp4": "", "y/1.mp4": ""}, "could be .*x.*y.*by its path"),
         ("list", {"a.csv": "video,label\n9.mp4,run\n"}, r"none of its 1 videos lies under .*looked for 9\.mp4"),
         ("list", {}, r"a\.csv: it cannot be read"),
+        ("list", {"a.csv": "video,label,label\n1.mp4,run,walk\n"}, r"a\.csv: it has several columns label\."),
         ("numbered", {"a.csv": "a.mp4 0\nb.mp4\n"}, r"a\.csv, line 2: expected PATH NUMBER, got 'b\.mp4'"),
         ("numbered", {"a.csv": "some/frames 163 1\n"}, r"line 1: .* a folder of frames .* Name video files"),
         (

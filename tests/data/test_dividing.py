@@ -104,6 +104,11 @@ def test_what_was_noted_is_read_again(tmp_path):
     write_division(tmp_path / "splits.csv", data, division)
     found = read_division(tmp_path / "splits.csv", data)
     assert (found.splits, found.groups) == (division.splits, division.groups)
+    # whatever letters names have
+    odd = named(10, 6)
+    odd = odd.remove_columns("file").add_column("file", [name.replace("_", "\r\n_\r") for name in odd["file"]])
+    write_division(tmp_path / "odd.csv", odd, division)
+    assert read_division(tmp_path / "odd.csv", odd).splits == division.splits
     # in any order
     turned = data.select(range(len(data) - 1, -1, -1))
     found = read_division(tmp_path / "splits.csv", turned)

@@ -72,6 +72,47 @@ def test_videos_with_a_table(videos, data):
     (classes / "metadata.csv").unlink()
 
 
+@pytest.mark.parametrize("line", ["3", "null", '["file_name", "label"]', "x" * 200_000, "\0\x01"])
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_other_files_of_the_same_name_are_no_tables(name, line, videos, tmp_path):
+    folder = shutil.copytree(videos[0].parents[1], tmp_path / "classes")
+    (folder / name).write_text(line)
+    assert len(load_labelled(folder)) == 9
+
+
+def test_a_class_may_be_called_like_a_table(videos, tmp_path):
+    folder = shutil.copytree(videos[0].parents[1], tmp_path / "classes")
+    (folder / "run").rename(folder / "metadata.csv")
+    assert load_labelled(folder).features["label"].names == ["fall", "metadata.csv", "sit"]
+
+
+@pytest.mark.parametrize("second", ["test", "val", "garden"])
+def test_a_table_above_its_splits(second, videos, data, caplog):
+    """Folders that are called like splits are, as Datasets has it; others are not."""
+    lines = ["file_name,label"]
+    for number, path in enumerate(videos):
+        place = data / (second if number % 3 == 2 else "train")
+        place.mkdir(exist_ok=True)
+        shutil.copy(path, place)
+        lines.append(f"{place.name}/{path.name},{path.parent.name}")
+    (data / "metadata.csv").write_text("\n".join(lines[:-1]))
+    rows = load_labelled(data)
+    assert "1 video(s) that no table metadata names are left out" in caplog.text
+    if second == "val":
+        assert rows["split"][:] == ["train"] * 6 + ["validation"] * 2
+    else:
+        assert len(rows) == (6 if second == "test" else 8)
+        assert ("test is not used" in caplog.text) == (second == "test")
+
+
+def test_a_line_of_json_may_have_any_letters(videos, data):
+    """Some end a line for Python, but not in JSON."""
+    table = write_table(data, videos[:2], ["a\u2028b", "c\x85d"]) / "metadata.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    table.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert load_labelled(data).features["label"].names == ["a\u2028b", "c\x85d"]
+
+
 def test_a_table_for_each_split_and_several_labels(videos, data):
     labels = [[path.parent.name] + ["odd"] * (path.stem[6] == "1") for path in videos]
     write_table(data / "train", videos[::2], labels[::2])

@@ -23,7 +23,7 @@ from tubevit_hf.folders import read_json
 from tubevit_hf.inference import list_files
 from tubevit_hf.inference.embedding import PLAN, Embedding
 from tubevit_hf.inference.running import LoadedModel, load_model
-from tubevit_hf.report import choose_videos
+from tubevit_hf.report import ReportError, choose_videos
 
 
 # a format of FFmpeg, what its frames are coded by, and the suffixes that such files have
@@ -364,12 +364,35 @@ def test_classes_that_look_alike_are_refused(tmp_path):
     assert "same name" in {finding.kind for finding in inspect_videos(folder, num_workers=0).findings}
 
 
-def test_images_are_no_videos_of_a_folder(tmp_path):
+def test_images_are_no_videos_of_a_folder(tmp_path, caplog):
     folder = touch(tmp_path, "cat/0.png", "dog/0.webp", "dog/.1.png", "dog/1.mp4")
     rows = load_labelled(folder)
     assert rows["file"][:] == ["cat/0.png", "dog/0.webp"]
-    assert list_folder(folder).passed_over == {"dog/.1.png": "hidden file(s)", "dog/1.mp4": "video(s) among images"}
+    assert "1 videos among images are left out" in caplog.text
+    # who reads videos has this one, with its class
+    listing = list_folder(folder)
+    assert listing.passed_over == {"dog/.1.png": "hidden file(s)"}
+    assert listing.labels[folder / "dog" / "1.mp4"] == "dog"
     assert [Path(file).name for file in list_files([str(folder)])] == ["1.mp4"]
+    with pytest.raises(ReportError, match="its classes hold images, and only videos are measured"):
+        choose_videos("none", folder, ["cat", "dog"])
+
+
+def test_pictures_beside_splits_change_nothing(tmp_path):
+    splits = [f"{split}/{label}/0.mp4" for split in ("train", "validation") for label in ("cat", "dog")]
+    folder = touch(tmp_path, *splits, "curves/loss.png", "train/cat/0.png")
+    assert load_labelled(folder)["file"][:] == splits
+    assert names(folder, [Path(video.file) for video in choose_videos("none", folder, ["cat", "dog"]).videos]) == [
+        "validation/cat/0.mp4",
+        "validation/dog/0.mp4",
+    ]
+
+
+def test_a_report_measures_no_training_videos_while_others_are_there(tmp_path):
+    folder = touch(tmp_path, "train/cat/0.mp4", "train/dog/0.mp4", "test/cat/1.mp4", "test/dog/1.mp4")
+    with pytest.raises(ReportError, match=r"beside the folder train it has test, but not validation. .*/test\."):
+        choose_videos("none", folder, ["cat", "dog"])
+    assert len(choose_videos("none", folder / "test", ["cat", "dog"]).videos) == 2
 
 
 def test_where_there_is_nothing_what_was_passed_over_is_in_the_error(tmp_path):

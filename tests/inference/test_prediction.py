@@ -131,6 +131,21 @@ def test_csv_is_what_a_table_program_reads(tmp_path):
     assert json.loads(format_prediction(predictions[1], "jsonl")) == {"video": "c.mp4", "error": "c.mp4: broken"}
 
 
+@pytest.mark.parametrize("letter", ["\r", "\n", "\r\n", '"', ",", "\u2028", "\x85", "\x0b", "\udcff"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_name_may_have_any_letters(suffix, letter, tmp_path):
+    """An earlier run's file is read again, whatever ends a line for some program."""
+    files = [f"a{letter}.mp4", "b.mp4"]
+    entries = [{"label": f"c{letter}d", "score": 0.75}, {"label": "e", "score": 0.25}]
+    file = PredictionFile(tmp_path / f"out.{suffix}", files)
+    assert list(file.start({})) == files
+    list(file.write([Prediction(files[0], entries)]))
+    before = file.path.read_bytes()
+    assert list(file.start({})) == files[1:]
+    file.merge()
+    assert file.path.read_bytes() == before
+
+
 def test_an_output_of_another_model_is_refused(tmp_path):
     path = tmp_path / "made_with.json"
     check_same(path, {"weights": "abc", "views": "1x1"})

@@ -396,15 +396,18 @@ def read_label_map(source: str, least: int) -> list[str]:
 
 
 def read_text(source: str) -> str:
+    """The text of a file, its ends of lines as they are."""
     try:
-        return Path(source).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(source).read_bytes().decode("utf-8-sig")
+    except OSError as error:
         raise AnnotationError(f"{source}: it cannot be read ({error}).") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{source}: it cannot be read ({error}). Save it as UTF-8.") from error
 
 
 def read_lines(source: str) -> Iterator[tuple[str, str]]:
     """Place and text of each line that is not empty."""
-    for number, line in enumerate(read_text(source).splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(read_text(source), newline=None), start=1):
         if line.strip():
             yield f"{source}, line {number}", line.strip()
 
@@ -417,6 +420,8 @@ def read_csv(source: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
     split_by = {separator: names_of(first, separator) for separator in ",;\t"}
     separator = next((found for found, names in split_by.items() if set(columns) <= set(names)), ",")
     check_columns(source, split_by[separator], columns)
+    if twice := [column for column in columns if split_by[separator].count(column) > 1]:
+        raise AnnotationError(f"{source}: it has several columns {', '.join(twice)}. Leave one of each.")
     header: list[str] = []
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which videos train and which validate: those of one group on one side, and on the same side in a second start."""
 
-import csv
-import io
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
@@ -13,7 +11,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from ..extras import of_extra
-from ..folders import write_text
+from ..folders import csv_lines, write_text
 from .annotations import AnnotationError, read_csv
 from .groups import find_groups
 from .labelled import split_text, texts_of
@@ -185,12 +183,8 @@ def check_both(splits: Sequence[str]) -> None:
 
 def write_division(path: Path, rows: Dataset, division: Division) -> None:
     """A table that [`read_division`] reads again. It is there in full, or as it was."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     groups = division.groups or [""] * len(rows)
-    writer.writerows(zip(rows["file"], texts_of(rows), groups, division.splits))
-    write_text(path, text.getvalue())
+    write_text(path, csv_lines([COLUMNS, *zip(rows["file"], texts_of(rows), groups, division.splits)]))
 
 
 def differs(text: str, other: str, classes: Collection[str]) -> bool:

@@ -152,7 +152,15 @@ def list_folder(folder: str | Path, splits: Sequence[str] | None = None) -> Fold
         else:
             found.append(one)
     found.sort(key=lambda one: one.parts)
-    tops = sorted({one.parts[0] for one in found if len(one.parts) > 1})
+    # beside splits of videos may lie a folder of pictures
+    of_videos = any(one.is_video and one.parts[0].casefold() in SPLIT_NAMES for one in found if len(one.parts) > 2)
+    tops = sorted(
+        {
+            one.parts[0]
+            for one in found
+            if len(one.parts) > 1 and (one.is_video or not of_videos or one.parts[0].casefold() in SPLIT_NAMES)
+        }
+    )
     if splits is None:
         splits, listing.fault = tell_splits(listing.folder, found, tops)
     listing.splits = list(splits)
@@ -177,10 +185,13 @@ def list_folder(folder: str | Path, splits: Sequence[str] | None = None) -> Fold
     files: dict[tuple[str, ...], list[Path]] = {
         parts: [] for parts in sorted(folders) if len(parts) == depth and (not splits or parts[0] in splits)
     }
+    listing.labels = {
+        listing.folder.joinpath(*one.parts): one.parts[depth - 1]
+        for one in kept
+        if len(one.parts) > depth and (one.is_video or listing.kind == "images")
+    }
     for one in wanted:
         path = listing.folder.joinpath(*one.parts)
-        if len(one.parts) > depth:
-            listing.labels[path] = one.parts[depth - 1]
         if splits and len(one.parts) > 1 and one.parts[0] not in splits:
             listing.others.setdefault(one.parts[0], []).append(path)
         elif len(one.parts) > depth:
@@ -191,8 +202,6 @@ def list_folder(folder: str | Path, splits: Sequence[str] | None = None) -> Fold
         ClassFolder(parts[0] if splits else "", parts[-1], listing.folder.joinpath(*parts), paths)
         for parts, paths in files.items()
     ]
-    if listing.kind == "images":
-        skipped |= {one.parts: ("video(s) among images", True) for one in kept if one.is_video}
     listing.passed_over = {
         "/".join(parts): reason
         for parts, (reason, is_video) in sorted(skipped.items())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and validation videos from where they lie, as a [`datasets.DatasetDict`]."""
 
+import csv
 import json
 import sys
 from collections import defaultdict
@@ -37,6 +38,7 @@ from .annotations import (
     read_annotations,
     read_csv,
     read_json_lines,
+    split_name,
 )
 from .facts import open_all, open_video, recall_opened
 from .groups import match_groups
@@ -95,6 +97,8 @@ def load_classes(classes: Sequence[ClassFolder], listing: FolderListing, split: 
 
 def tell_left_out(listing: FolderListing) -> None:
     """Warns of what is in no class, and of what was passed over."""
+    if listing.kind == "images" and listing.videos:
+        logger.warning(f"{listing.folder}: {len(listing.videos)} videos among images are left out.")
     for name, files in listing.others.items():
         logger.warning(f"{listing.folder}: {len(files)} {listing.kind} of {name}, which is no split, are left out.")
     if listing.loose:
@@ -176,12 +180,13 @@ def is_visible(path: Path, folder: str | Path) -> bool:
 
 
 def read_columns(table: Path) -> list[str]:
-    with open(table, encoding="utf-8-sig", errors="replace") as file:
-        line = file.readline()
-    if table.suffix == ".csv":
-        return names_of(line, ",")
-    with suppress(ValueError):
-        return list(json.loads(line))
+    with suppress(OSError, ValueError, csv.Error):
+        with open(table, encoding="utf-8-sig", errors="replace") as file:
+            line = file.readline()
+        if table.suffix == ".csv":
+            return names_of(line, ",")
+        entry = json.loads(line)
+        return list(entry) if isinstance(entry, dict) else []
     return []
 
 
@@ -189,23 +194,26 @@ def read_tables(folder: Path) -> DatasetDict | None:
     """The videos that tables `metadata` name, in the splits that their folders are called like; `None` if there are no
     tables, or none of the videos."""
     columns: dict[str, dict[str, list[Any]]] = {}
-    num_found = 0
+    found: set[Path] = set()
     for table, name in find_tables(folder).items() if folder.is_dir() else ():
         entries = list((read_csv if table.suffix == ".csv" else read_json_lines)(str(table), (name, "label")))
         files = VideoFiles(table.parent, [str(row[name]) for _, row in entries])
-        rows = columns.setdefault(SPLIT_NAMES.get(table.parent.name.casefold(), "train"), defaultdict(list))
-        for place, row in entries:
+        places = find_splits(table.parent.name, [str(row[name]) for _, row in entries])
+        for (place, row), split in zip(entries, places):
+            rows = columns.setdefault(split, defaultdict(list))
             video, label = str(row[name]), row["label"]
             path = files.find(place, video)
             if path is not None:
-                num_found += 1
+                found.add(path)
                 files.claim(path, place, video, map(str, as_list(label)))
             # one that is missing is passed over as those that cannot be opened
             rows["video"].append(str(path or table.parent / video))
             rows["label"].append(label.strip() or None if isinstance(label, str) else label)
             rows["group"].append(str(row.get("group") or ""))
-    if not num_found:
+    if not found:
         return None
+    if unnamed := len(set(list_folder(folder).videos) - found):
+        logger.warning(f"{folder}: {unnamed} video(s) that no table metadata names are left out.")
     for rows in columns.values():
         if not all(rows["group"]):
             del rows["group"]
@@ -216,6 +224,16 @@ def read_tables(folder: Path) -> DatasetDict | None:
     for split, rows in columns.items():
         splits[split] = Dataset.from_dict(rows)
     return splits
+
+
+def find_splits(folder: str, names: Sequence[str]) -> list[str]:
+    """The split of each video that a table names: as the table's folder is called or, if all of them lie in folders
+    that are called like splits, these; else train."""
+    if (split := SPLIT_NAMES.get(folder.casefold())) is not None:
+        return [split] * len(names)
+    splits = [SPLIT_NAMES.get(split_name(name)[0].casefold()) if split_name(name)[1:] else None for name in names]
+    found = [split for split in splits if split is not None]
+    return found if len(found) == len(names) else ["train"] * len(names)
 
 
 def is_numbered(labels: Sequence[Any]) -> bool:

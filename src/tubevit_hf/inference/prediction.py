@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ..evaluation.views import list_labels, to_scores
+from ..folders import csv_lines
 from ..model.video_sources_tubevit import hide_secrets
 from .identity import OutputMismatch, check_same
 from .reading import Reading, make_load, read_files
@@ -104,13 +105,13 @@ def format_prediction(prediction: Prediction, format: str) -> str:
     """As lines: of `"jsonl"` one a file, of `"csv"` one a label."""
     if format == "jsonl":
         return json.dumps(prediction.to_dict()) + "\n"
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    for place, entry in enumerate(prediction.predictions or [], start=1):
-        rows.writerow([prediction.video, place, entry["label"], entry["score"], ""])
+    rows = [
+        [prediction.video, place, entry["label"], entry["score"], ""]
+        for place, entry in enumerate(prediction.predictions or [], start=1)
+    ]
     if prediction.error is not None:
-        rows.writerow([prediction.video, "", "", "", prediction.error])
-    return text.getvalue()
+        rows.append([prediction.video, "", "", "", prediction.error])
+    return csv_lines(rows)
 
 
 class PredictionFile:
@@ -219,6 +220,4 @@ class PredictionFile:
             if tuple(row) != CSV_COLUMNS:
                 lines.setdefault(row[0], []).append(row)
         for video, rows in lines.items():
-            joined = io.StringIO()
-            csv.writer(joined, lineterminator="\n").writerows(rows)
-            yield video, joined.getvalue()
+            yield video, csv_lines(rows)

@@ -13,7 +13,7 @@ from transformers import BaseImageProcessor, BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from ..data.clips import EvaluationViews, draw_epoch, seeded
-from ..data.listing import VIDEO_SUFFIXES, describe_passed_over, list_folder
+from ..data.listing import describe_passed_over, list_folder
 from ..model.video_processing_tubevit import open_picture
 from ..model.video_sources_tubevit import name_of
 
@@ -187,10 +187,7 @@ def list_files(videos: Sequence[str]) -> list[str]:
             continue
         listing = list_folder(video)
         if not listing.videos:
-            raise ValueError(
-                f"{video} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}."
-                f"{describe_passed_over(listing.passed_over)}"
-            )
+            raise ValueError(f"{video}: it holds no videos.{describe_passed_over(listing.passed_over)}")
         listing.tell()
         files += map(str, listing.videos)
     return files

@@ -88,6 +88,13 @@ def choose_videos(model: str, folder: Path, labels: Sequence[str], several: bool
     listing = list_folder(folder)
     if listing.fault is not None:
         raise ReportError(listing.fault)
+    if listing.kind == "images":
+        raise ReportError(f"{folder}: its classes hold images, and only videos are measured.")
+    if listing.others and SPLITS[1] not in listing.splits:
+        raise ReportError(
+            f"{folder}: beside the folder train it has {', '.join(listing.others)}, but not validation. Give the one "
+            f"to measure, such as {folder / next(iter(listing.others))}."
+        )
     root = folder.parent if folder.name == SPLITS[1] and (folder.parent / SPLITS[0]).is_dir() else folder
     if root != folder or SPLITS[1] in listing.splits:
         train, validation = (root / split for split in SPLITS)
