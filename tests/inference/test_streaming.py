@@ -285,7 +285,7 @@ def test_nobody_there(address, live):
         VideoDecodingError, match=r"127\.0\.0\.1:1.*: FFmpeg cannot read it \(Connection refused\)"
     ) as error:
         list(classifier.run(address, live=live, timeout=5))
-    assert "secret" not in str(error.value)
+    assert "secret" not in f"{error.value} {error.value.__cause__} {error.value.__context__}"
 
 
 def test_streams_lead_to_no_files(tmp_path, stream):

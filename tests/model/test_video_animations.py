@@ -118,14 +118,15 @@ def test_damaged_files_give_frames_or_an_error(kind, tmp_path):
     assert 0 in outcomes and 7 in outcomes
 
 
-def test_a_png_that_breaks_off(tmp_path):
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_png_that_breaks_off(isolated, tmp_path):
     path = write(tmp_path / "a.png")
     data = path.read_bytes()
     # in the data of the fourth frame
     place = [at for at in range(len(data)) if data[at : at + 4] == b"fdAT"][2]
     path.write_bytes(data[: place + 50])
     with pytest.warns(UserWarning, match=rf"^{path}: it is damaged, and read up to its frame 2 "):
-        frames, _ = read_video(path)
+        frames, _ = read_video(path, limits=VideoLimits(isolated=isolated))
     assert (to_pictures(frames) == np.array(PICTURES)[:3]).all()
 
 

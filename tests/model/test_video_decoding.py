@@ -520,6 +520,7 @@ def test_time_goes_on_where_frames_were_dropped(case, late, tmp_path):
     with VideoReader(path) as reader:
         assert reader.seconds().tolist() == metadata.timestamps
         assert reader.metadata.fps == pytest.approx((NUM_FRAMES - 1) / expected[-1], rel=0.02)
+        assert reader.metadata.start_seconds == pytest.approx(0, abs=1e-6)
         kept = pickle.loads(pickle.dumps(reader.frame_index))
     with VideoReader(path, index=kept) as reader:
         assert reader.get_frames([39, 5])[1].timestamps == pytest.approx([expected[39], expected[5]], abs=2e-3)
@@ -543,6 +544,11 @@ def test_time_goes_on_where_frames_were_dropped(case, late, tmp_path):
         ([(90, 90), (91, 91), (10, 10), (12, 12)], [90, 91, 92, 94]),
         # not far enough to be one
         ([(0, 0), (2, 2), (1, 1), (3, 3)], [0, 2, 2, 3]),
+        # that stands still, or goes back only
+        ([(5, 5)] * 4, [5, 6, 7, 8]),
+        ([(5, 5), (4, 4), (3, 3), (2, 2)], [5, 6, 7, 8]),
+        # every second field
+        ([(0, 0), (2, 2), (4, 4), (None, None)], [0, 2, 4, 6]),
     ],
 )
 def test_clock(stamps, expected):

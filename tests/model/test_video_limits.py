@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import av
 import pytest
@@ -630,6 +630,8 @@ def test_no_message_tells_a_secret(isolated, server, tmp_path, monkeypatch):
         "http://me:s3cret@no where/",
         # what is no address of a file
         "rtsp://me:s3cret@nowhere/?token=s3cret",
+        PurePosixPath("https://me:s3cret@nowhere/"),
+        " http://me:s3cret@127.0.0.1:99999/",
     ):
         with pytest.raises(VideoDecodingError) as caught:
             read_video(address, limits=limits)
@@ -646,6 +648,9 @@ def test_no_message_tells_a_secret(isolated, server, tmp_path, monkeypatch):
         ("https://host/a.mp4?id=2", f"https://host/a.mp4?sha256={hashlib.sha256(b'id=2').hexdigest()[:8]}"),
         ("https://[::1]/@a", "https://[::1]/@a"),
         ("folder/me:x@host/a.mp4", "folder/me:x@host/a.mp4"),
+        ("https:/me:secret@host/a.mp4", "https:/host/a.mp4"),
+        (" https://me:secret@host/a.mp4", " https://host/a.mp4"),
+        ("C:/me@host/a.mp4", "C:/me@host/a.mp4"),
     ],
 )
 def test_addresses_without_secrets(name, shown):

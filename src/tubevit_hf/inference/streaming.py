@@ -379,12 +379,15 @@ def open_stream(
     try:
         with av.open(path, format=format, options={**settings, **(options or {})}, timeout=timeout) as container:
             yield from read_stream(container, limits, is_file=not is_live(source))
-    except av.error.ExitError as error:
-        raise TimeoutError(f"{name}: it was silent for {timeout:g} seconds (`timeout`).") from error
+            return
+    except av.error.ExitError:
+        refusal = TimeoutError(f"{name}: it was silent for {timeout:g} seconds (`timeout`).")
     except av.error.FFmpegError as error:
-        raise VideoDecodingError(f"{name}: FFmpeg cannot read it ({error.strerror}).") from error
+        refusal = VideoDecodingError(f"{name}: FFmpeg cannot read it ({error.strerror}).")
     except VideoDecodingError as error:
         raise VideoDecodingError(f"{name}: {error}") from error
+    # without FFmpeg's error, which tells the whole address, with its password
+    raise refusal
 
 
 def read_stream(

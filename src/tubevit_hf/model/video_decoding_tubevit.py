@@ -344,13 +344,15 @@ class VideoReader:
     def find_start(self) -> float:
         """When the first frame is shown, in seconds after the earliest start of the file's streams."""
         assert self.container is not None
+        if self.container.start_time is None:
+            return 0.0
         if self.index is not None:
             start = to_seconds(self.index.first_pts, self.index.time_base)
         elif self.times is not None:
             start = float(self.times[0])
         else:
             return 0.0
-        return max(0.0, start - (self.container.start_time or 0) / av.time_base)
+        return max(0.0, start - self.container.start_time / av.time_base)
 
     def seconds(self) -> np.ndarray:
         """When each frame is shown, `(total_num_frames,)`, in seconds after the first.

@@ -402,24 +402,31 @@ class FrameClock:
         """When each frame is shown, on the clock of the file, ascending; `None` where the file does not tell.
 
         A frame without a time, or with one that is out of line, is put between its neighbours. Where the clock is put
-        back, as in joined recordings, time goes on by a frame.
+        back, as in joined recordings, time goes on by a frame. A clock that stands still tells nothing.
         """
         times = np.array([np.nan if time is None else to_seconds(time, self.time_base) for time in self.stamps])
         known = np.flatnonzero(~np.isnan(times))
-        step = 1 / float(self.rate) if self.rate else None
+        rated = 1 / float(self.rate) if self.rate else None
         if len(known) == 0:
-            return None if step is None else np.arange(len(times)) * step
+            return None if rated is None else np.arange(len(times)) * rated
         before, here, after = times[known[:-2]], times[known[1:-1]], times[known[2:]]
         is_out = (before <= after) & ((here > after + SLACK) | (here < before - SLACK))
         known = np.delete(known, 1 + np.flatnonzero(is_out))
         first, last = int(known[0]), int(known[-1])
-        if step is None:
-            step = max(0.0, times[last] - times[first]) / max(1, last - first)
+        # as frames mostly follow each other: some headers have the rate of fields
+        step = float(np.median(np.diff(times[known]) / np.diff(known))) if first < last else 0.0
+        if step <= 0:
+            step = rated or 0.0
         numbers = np.arange(len(times))
         times = np.interp(numbers, known, times[known])
         times += step * (np.minimum(0, numbers - first) + np.maximum(0, numbers - last))
+        if not self.has_pts:
+            # so many frames the decoder held back, each until it was given a later packet
+            times -= step * (len(times) - 1 - last)
         steps = np.diff(times)
         steps[steps < -SLACK] = step
+        if (steps <= 0).all():
+            steps[:] = step
         return np.maximum.accumulate(np.concatenate((times[:1], times[0] + np.cumsum(steps))))
 
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from .video_decoding_tubevit import FrameBuffer, FrameIndex, VideoFileMetadata, VideoReader
-from .video_sources_tubevit import VideoDecodingError, VideoLimits, VideoSource, check_source, name_of
+from .video_sources_tubevit import VideoDecodingError, VideoLimits, VideoSource, check_source, name_of, printable
 
 
 # frames that a worker may be ahead
@@ -61,6 +62,8 @@ class IsolatedVideoReader(VideoReader):
             self.metadata = VideoFileMetadata(
                 **self.worker.check(answer, "metadata", dict), all_frame_seconds=self.seconds
             )
+            for text in self.worker.check(answer, "warnings", list):
+                warnings.warn(f"{self.name}: {printable(str(text)[:2000])}", stacklevel=3)
             self.resources = resources.pop_all()
 
     def decode(self, wanted: np.ndarray, frames: FrameBuffer) -> np.ndarray | None:
@@ -378,8 +381,14 @@ def answer_about_one_video(line: socket.socket, resources: contextlib.ExitStack,
             if "open" in message:
                 source = resources.enter_context(os.fdopen(files[0], "rb")) if files else message["open"]
                 name = name_of(source)
-                reader = resources.enter_context(VideoReader(source, VideoLimits(**message["limits"])))
-                answer = {"metadata": describe(reader.metadata)}
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    reader = resources.enter_context(VideoReader(source, VideoLimits(**message["limits"])))
+                told = [text for warning in caught if (text := str(warning.message)).startswith(f"{name}: ")]
+                answer = {
+                    "metadata": describe(reader.metadata),
+                    "warnings": [text.removeprefix(f"{name}: ") for text in told],
+                }
             elif reader is None:
                 answer = {"error": "nothing is open"}
             elif "seconds" in message:

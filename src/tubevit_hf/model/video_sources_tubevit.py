@@ -226,13 +226,13 @@ def hide_secrets(name: str) -> str:
     return f"{scheme}{host}{path}{hashed and '?sha256='}{hashed}"
 
 
-# scheme; user, host and port; path; query
-ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL)
+# scheme, with one slash where `pathlib` was given it; user, host and port; path; query
+ADDRESS = re.compile(r"(\s*[a-z][a-z0-9+.-]+:/+)([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL)
 HOST = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 
 
 def is_address(path: str) -> bool:
-    return re.match("https?://", path, re.IGNORECASE) is not None
+    return re.match(r"\s*https?://", path, re.IGNORECASE) is not None
 
 
 def check_source(source: VideoSource) -> None:
@@ -275,7 +275,7 @@ def open_as_it_is(source: VideoSource, resources: contextlib.ExitStack, limits: 
         return open_url(path, resources, limits)
     if ADDRESS.fullmatch(path) and not os.path.exists(path):
         # the system's error would tell all of it
-        raise VideoDecodingError("it is no file, and of addresses only http(s) ones are read.")
+        raise VideoDecodingError("it is no file, and of addresses only those with http:// or https:// are read.")
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise VideoDecodingError(f"it is {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}.")
