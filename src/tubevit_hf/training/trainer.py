@@ -477,6 +477,7 @@ class VideoTrainer(Trainer):
         if isinstance(predictions, list):
             # batch by batch, of `eval_do_concat_batches=False`
             predictions, references = np.concatenate(predictions), np.concatenate(references)
+        predictions, references = np.asarray(predictions), np.asarray(references)
         self.evaluated = EvalPrediction(predictions, references)
         metrics: list[TopKAccuracy | MeanClassAccuracy | MeanAveragePrecision] = []
         if self.head.problem_type == "multi_label_classification":
