@@ -108,13 +108,15 @@ def test_hooks_are_called_once():
     assert calls == ["activation", "fc2"] * model.config.num_hidden_layers
 
 
-def test_gradients_of_each_clip_by_torch_func():
+@pytest.mark.parametrize("is_own_loss", [False, True])
+def test_gradients_of_each_clip_by_torch_func(is_own_loss):
     model = build(**ALL_PARTS).train()
     parameters = dict(model.named_parameters())
 
     def loss(parameters, clip, label):
-        logits = functional_call(model, parameters, (clip[None],)).logits
-        return nn.functional.cross_entropy(logits, label[None])
+        labels = {"labels": label[None]} if is_own_loss else {}
+        outputs = functional_call(model, parameters, (clip[None],), labels)
+        return outputs.loss if is_own_loss else nn.functional.cross_entropy(outputs.logits, label[None])
 
     of_clips = vmap(grad(loss), (None, 0, 0), randomness="different")(parameters, random_clip(), LABELS)
     for index in range(2):

@@ -132,7 +132,9 @@ def test_a_pooler_trained_beside_lora(kind):
     assert {name for name, _ in merged.named_parameters()} == {name for name, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize("parts", [["tubevit.embeddings"], ["layernorm", "pooler"]])
+@pytest.mark.parametrize(
+    "parts", [["tubevit.embeddings"], ["position_embeddings", "tubes.0"], ["layernorm", "pooler"]]
+)
 def test_whatever_peft_copies_is_what_runs(parts):
     """The copy is changed: nothing of the original is read."""
     model = build(**ALL_PARTS)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datasets of other shapes than a `ClipDataset`: each trains, is evaluated and predicted rightly, or gets one line."""
 
+import logging
+
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, List
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, random_split
 from transformers import AutoConfig, AutoModelForVideoClassification
 
-from tubevit_hf.data import ClipDataset, EvaluationViews, JointDataset, TrainingClip
+from tubevit_hf.data import ClipDataset, EvaluationViews, JointDataset, TrainingClip, collate_clips
 from tubevit_hf.training import TubeViTForJointClassification, VideoTrainer, cache_frozen
 
 from ..support.modeling_cases import assert_all_close
@@ -205,6 +207,17 @@ def test_rows_that_are_no_clips_get_one_line(rows, tmp_path):
     make_trainer(tmp_path, init=given, remove_unused_columns=False)
 
 
+def test_clips_that_make_no_batch_get_one_line(rows, tmp_path):
+    clips, views = make_clips(rows), ClipDataset(rows, EvaluationViews(tiny_video_processor(), 7))
+    with pytest.raises(ValueError, match=r"a dataset mixes clips and views, .* got 0, 1 views"):
+        make_trainer(tmp_path, init={"eval_dataset": {"all": ConcatDataset([views, clips])}})
+    # each by itself is right
+    make_trainer(tmp_path, init={"eval_dataset": {"views": views, "clips": clips}})
+    small = [{"pixel_values": torch.randn(7, 3, *size)} for size in ((40, 56), (40, 40))]
+    with pytest.raises(ValueError, match=r"number of frames alone, got the shapes \(7, 3, 40, 40\), \(7, 3, 40, 56\)"):
+        collate_clips(small)
+
+
 def test_rows_without_labels_are_predicted(tmp_path):
     """Of lists, and of datasets by name; to train on they get one line."""
     labelled = make_rows(5)
@@ -236,7 +249,7 @@ def score(model, clips: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["clips", "views", "images", "padded"])
-def test_clips_and_images_are_one_view(kind, tmp_path):
+def test_clips_and_images_are_one_view(kind, monkeypatch, tmp_path):
     """Told from views by their axes, whatever the batch."""
     shape = {"clips": (7, 3, 40, 56), "views": (2, 7, 3, 40, 56), "images": (3, 40, 56), "padded": (7, 3, 40, 56)}[
         kind
@@ -246,6 +259,8 @@ def test_clips_and_images_are_one_view(kind, tmp_path):
         pixels = [clip[:length] for clip, length in zip(pixels, (7, 3, 5, 7, 4))]
     labels = torch.arange(5) % CLASSES
     rows = [{"pixel_values": clip, "labels": label} for clip, label in zip(pixels, labels)]
+    # images are meant here
+    monkeypatch.setattr(logging.Logger, "warning_once", lambda logger, text: pytest.fail(text), raising=False)
     trainer = make_trainer(tmp_path, init={"eval_dataset": rows}, per_device_eval_batch_size=2)
     with torch.no_grad():
         # one by one

@@ -374,6 +374,11 @@ def test_several_labels_and_numbers(tmp_path):
     assert_close(values, expected, "float32")
     assert metrics["eval_loss"] == pytest.approx((values[:, 0] - targets).square().mean().item(), rel=1e-4)
     assert "eval_top_1_accuracy" not in metrics
+    # whole numbers are numbers too, as in the model's own loss
+    whole = make_rows(4, torch.tensor([3, -2, 0, 1]))
+    trainer = make_trainer(tmp_path, init={"train_dataset": whole, "model": new_model(1)}, max_steps=1)
+    trainer.train()
+    assert trainer.model.config.problem_type == "regression"
     refused = make_trainer(tmp_path, init={**numbers, "model": new_model(1), "mixup": 0.3})
     with pytest.raises(ValueError, match="`mixup` need classes, and this is a regression"):
         refused.train()
@@ -389,6 +394,18 @@ def test_labels_of_a_wrong_shape_are_not_noted(tmp_path):
     right = make_rows(4, [torch.tensor([1.0, 0.0, 1.0])] * 4)
     make_trainer(tmp_path, init={"model": model, "train_dataset": right}, max_steps=1).train()
     assert model.config.problem_type == "multi_label_classification"
+
+
+def test_metrics_are_of_the_clips_that_have_a_class(tmp_path):
+    """-100 marks a clip without one; soft labels have the loss alone."""
+    trainer = make_trainer(tmp_path)
+    best = trainer.predict(make_rows(4)).predictions.argmax(axis=-1).tolist()
+    found = trainer.evaluate(make_rows(4, torch.tensor([best[0], -100, (best[2] + 1) % CLASSES, -100])))
+    assert found["eval_top_1_accuracy"] == 0.5
+    assert "eval_top_1_accuracy" not in trainer.evaluate(make_rows(4, torch.tensor([-100] * 4)))
+    soft = make_trainer(tmp_path, init={"model": new_model(problem_type="single_label_classification")})
+    found = soft.evaluate(make_rows(4, torch.tensor([[0.5, 0.25, 0.25]] * 4)))
+    assert found["eval_loss"] > 0 and "eval_top_1_accuracy" not in found
 
 
 def test_the_last_batch_is_dropped(tmp_path):

@@ -228,7 +228,7 @@ def test_the_picture_of_positions_changes_with_what_it_shows():
     assert not np.array_equal(first, pixels(draw_positions(model, theme=DARK)))
     assert not np.array_equal(first, pixels(draw_positions(model, [(0, 0, 0, 0), (2, 0, 1, 1)])))
     with torch.no_grad():
-        model.embeddings.position_embeddings["2"][0, 0, 0] *= -1
+        model.embeddings.position_embeddings.get_parameter("2")[0, 0, 0] *= -1
     assert not np.array_equal(first, pixels(draw_positions(model)))
 
 

@@ -478,7 +478,8 @@ def collate_clips(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
     `default_data_collator`: `label` becomes `labels`, texts are left out.
 
     Raises:
-        ValueError: the clips have nothing that a model takes, only some have labels, or they are of several datasets.
+        ValueError: the clips have nothing that a model takes, they differ in more than their number of frames, only
+            some have labels, or they are of several datasets.
     """
     others = collate_others(clips)
     if "pixel_values" not in clips[0]:
@@ -518,7 +519,14 @@ def collate_others(clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def pad_clips(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips `([views,] num_frames, channels, height, width)`, padded with zeros to the longest and stacked, and which
-    of their frames are real, `(batch, [views,] num_frames)`."""
+    of their frames are real, `(batch, [views,] num_frames)`.
+
+    Raises:
+        ValueError: they differ in more than their number of frames.
+    """
+    if len({(*clip.shape[:-4], *clip.shape[-3:]) for clip in clips}) > 1 or clips[0].ndim < 4:
+        shapes = ", ".join(map(str, sorted({tuple(clip.shape) for clip in clips})))
+        raise ValueError(f"clips of a batch may differ in their number of frames alone, got the shapes {shapes}.")
     longest = max(clip.shape[-4] for clip in clips)
     padded = [pad(clip, (0, 0) * 3 + (0, longest - clip.shape[-4])) for clip in clips]
     masks = [(torch.arange(longest) < clip.shape[-4]).expand(*clip.shape[:-4], -1) for clip in clips]

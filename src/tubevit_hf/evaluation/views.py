@@ -51,10 +51,17 @@ def run_views(
     if views is not None:
         inputs = {name: None if value is None else value.flatten(0, 1) for name, value in inputs.items()}
         pixel_values = pixel_values.flatten(0, 1) if isinstance(pixel_values, torch.Tensor) else pixel_values
+    elif isinstance(pixel_values, torch.Tensor) and pixel_values.ndim == 4 and is_tubevit(model):
+        # images that are meant: a classifier of videos would warn of them
+        pixel_values = pixel_values[:, None]
     # models of other families have no such arguments, and call their clips otherwise
     inputs = {name: value for name, value in inputs.items() if value is not None}
     clips = () if pixel_values is None else (pixel_values,)
     return model(*clips, **inputs, **kwargs), 1 if views is None else views.shape[1]
+
+
+def is_tubevit(model: nn.Module) -> bool:
+    return getattr(getattr(model, "config", None), "model_type", None) == "tubevit"
 
 
 def average_views(scores: torch.Tensor, num_views: int) -> torch.Tensor:

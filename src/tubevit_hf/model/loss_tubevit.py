@@ -34,7 +34,7 @@ def classification_loss(
     number of label entries in all accumulated batches, where it is given.
 
     Raises:
-        ValueError: labels of a wrong shape or, in eager mode, out of range.
+        ValueError: labels of a wrong shape or, in eager mode and outside `torch.func`, out of range.
     """
     num_labels = count_labels(config)
     problem_type = config.problem_type or infer_problem_type(labels, num_labels)
@@ -51,7 +51,7 @@ def classification_loss(
             f"`labels` of type {labels.dtype} must have the shape {tuple(expected)} for `problem_type` "
             f"{problem_type!r}, got {tuple(labels.shape)}.{inference}"
         )
-    if not is_tracing(labels):
+    if can_read(labels):
         check_label_range(labels, problem_type, num_labels)
 
     # `num_items_in_batch` counts label entries: one a row for classes, `num_labels` a row for soft labels
@@ -69,6 +69,11 @@ def classification_loss(
     # labels that were refused above leave no trace
     config.problem_type = problem_type
     return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+
+def can_read(tensor: torch.Tensor) -> bool:
+    """Whether what is in it can be looked at: neither while a graph is traced nor within `torch.func.vmap`."""
+    return not is_tracing(tensor) and not torch._C._are_functorch_transforms_active()
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:

@@ -46,7 +46,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .checkpoint_files_tubevit import HUB_ARGUMENTS, check_weights, refuse_pickles
 from .configuration_tubevit import TubeViTConfig
-from .loss_tubevit import classification_loss
+from .loss_tubevit import can_read, classification_loss
 from .model_card_tubevit import create_model_card, is_generated_card, read_tags
 from .number_types_tubevit import warn_of_emulation
 from .tubes_tubevit import Size, TokenLayout, Tube, sincos_positions, sincos_times, smallest_tube, token_layout
@@ -112,15 +112,12 @@ def gather_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -
     return patches.flatten(7).flatten(4, 6).flatten(1, 3)
 
 
-class TubeViTPositionEmbeddings(nn.ParameterDict):
+class TubeViTPositionEmbeddings(nn.Module):
     """Position embeddings of a tube's tokens: `(1, t * h * w, hidden_size)`, or `None` for `"none"`.
 
     It holds the learned tables by the index of their tube, and reads them in its call: a parameter that is offloaded
     is there only while its module runs.
     """
-
-    # a plain `ParameterDict` cannot be called
-    __call__ = nn.Module.__call__
 
     def __init__(self, config: TubeViTConfig):
         super().__init__()
@@ -129,11 +126,12 @@ class TubeViTPositionEmbeddings(nn.ParameterDict):
         for index, tube in enumerate(self.tubes):
             shape = config.position_table_shape(tube)
             if shape is not None:
-                self[str(index)] = nn.Parameter(torch.empty(shape))
+                self.register_parameter(str(index), nn.Parameter(torch.empty(shape)))
 
     def forward(self, index: int, grid: Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
-        if str(index) in self:
-            return resize_positions(self[str(index)], grid, self.config.position_embedding_resize).to(dtype)
+        table = getattr(self, str(index), None)
+        if table is not None:
+            return resize_positions(table, grid, self.config.position_embedding_resize).to(dtype)
         kind = self.config.position_embedding_type
         if kind == "none":
             return None
@@ -283,7 +281,7 @@ class TubeViTEmbeddings(nn.Module):
         else:
             from_moments = nn.functional.pad(from_moments, (layout.num_prefix_tokens, 0), value=True)
         token_mask = torch.cat([from_moments.flatten(1, 2), *later], dim=1)
-        if not is_tracing(token_mask):
+        if can_read(token_mask):
             self.check_token_mask(token_mask, frame_mask, layout)
         return token_mask
 

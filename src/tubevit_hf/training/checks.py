@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from ..data import ClipDataset, EvaluationViews, JointDataset
+from ..data import ClipDataset, EvaluationViews, JointDataset, TrainingClip
 from ..data.batches import list_parts
 from .frozen import FrozenClips
 
@@ -93,6 +93,13 @@ def check_rows(trainer: "VideoTrainer", dataset: object) -> None:
         names = {part.name for part in parts if isinstance(part, (ClipDataset, FrozenClips))}
         if len(names) > 1 and not isinstance(one, JointDataset):
             raise ValueError(f"clips with the names {names} need a JointDataset, got a {type(one).__name__}.")
+        loads = [part.load for part in parts if isinstance(part, ClipDataset)]
+        views = {getattr(load, "num_views", 0) for load in loads if isinstance(load, (TrainingClip, EvaluationViews))}
+        if len(views) > 1 and trainer.is_own["data_collator"]:
+            raise ValueError(
+                "a dataset mixes clips and views, or other numbers of views of a video: give each part the same "
+                f"EvaluationViews, got {', '.join(map(str, sorted(views)))} views (0: TrainingClip)."
+            )
         for part in parts:
             if not isinstance(part, Dataset):
                 continue

@@ -47,7 +47,7 @@ from ..data.batches import list_parts, set_epoch
 from ..data.clips import has_short_clips
 from ..evaluation import MeanAveragePrecision, MeanClassAccuracy, TopKAccuracy
 from ..evaluation.views import average_views, run_views, to_scores
-from ..model.loss_tubevit import classification_loss, count_labels
+from ..model.loss_tubevit import classification_loss, count_labels, infer_problem_type
 from ..model.modeling_tubevit import TubeViTModel
 from ..model.number_types_tubevit import warn_of_emulation
 from .checks import check_batches, check_frozen, check_loss, check_rows, has_frozen
@@ -86,7 +86,7 @@ class VideoTrainer(Trainer):
     views, where the Trainer has logits.
 
     Where `config.problem_type` is `None` the labels tell it, before MixUp and smoothing: classes; floats for each
-    class (several labels); or floats for a model with one output (regression, whose only metric is the loss).
+    class (several labels); or numbers for a model with one output (regression, whose only metric is the loss).
 
     Args:
         mixup: alpha of MixUp, which blends pairs of clips and their labels; 0 for none.
@@ -324,13 +324,15 @@ class VideoTrainer(Trainer):
         elif kinds == {ClassLabel}:
             head.problem_type = "single_label_classification"
         elif labels is not None:
-            num_labels, is_float = count_labels(head), labels.is_floating_point()
-            if num_labels == 1 and is_float:
-                head.problem_type = "regression"
-            elif is_float and labels.shape[1:] == (num_labels,):
-                head.problem_type = "multi_label_classification"
-            elif not is_float and labels.ndim == 1:
-                head.problem_type = "single_label_classification"
+            num_labels = count_labels(head)
+            problem_type = infer_problem_type(labels, num_labels)
+            # labels of another shape are refused by the loss, and are not to be noted
+            shapes: dict[str, tuple[int, ...]] = {
+                "single_label_classification": (),
+                "multi_label_classification": (num_labels,),
+            }
+            if labels.shape[1:] == shapes.get(problem_type, labels.shape[1:]):
+                head.problem_type = problem_type
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -475,14 +477,17 @@ class VideoTrainer(Trainer):
         if isinstance(predictions, list):
             # batch by batch, of `eval_do_concat_batches=False`
             predictions, references = np.concatenate(predictions), np.concatenate(references)
+        predictions, references = np.asarray(predictions), np.asarray(references)
         self.evaluated = EvalPrediction(predictions, references)
         metrics: list[TopKAccuracy | MeanClassAccuracy | MeanAveragePrecision] = []
-        if self.head.problem_type == "regression":
-            pass  # the loss says it
-        elif self.head.problem_type == "multi_label_classification":
+        if self.head.problem_type == "multi_label_classification":
             metrics = [MeanAveragePrecision()]
-        else:
-            metrics = [TopKAccuracy(1), TopKAccuracy(5), MeanClassAccuracy()]
+        elif self.head.problem_type != "regression" and references.ndim == 1:
+            # -100 is the usual mark of "no label"
+            is_known = references != -100
+            predictions, references = predictions[is_known], references[is_known]
+            metrics = [TopKAccuracy(1), TopKAccuracy(5), MeanClassAccuracy()] if is_known.any() else []
+        # of a regression and of soft labels the loss says it
         values: dict[str, float] = {}
         for metric in metrics:
             values |= metric.compute(predictions=predictions, references=references) or {}
