@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, TrainingArguments
 from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.data import ClipDataset, JointDataset, TrainingClip, load_folder
 from tubevit_hf.training import VideoTrainer, cache_frozen, inverse_frequencies
-from tubevit_hf.training.trainer import video_loss
+from tubevit_hf.training.losses import video_loss
 
 from ..support.tiny import rows_of, tiny_config, tiny_video_processor
 from ..support.tolerances import assert_close

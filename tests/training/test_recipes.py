@@ -7,7 +7,7 @@ from torch import nn
 
 from tubevit_hf import TubeViTConfig
 from tubevit_hf.training import RECIPES
-from tubevit_hf.training.trainer import video_loss
+from tubevit_hf.training.losses import video_loss
 
 from ..support.tolerances import assert_close
 

@@ -3,9 +3,10 @@
 
 from .few_videos import FEW_VIDEOS, FewVideosRecipe, FewVideosReport, check_videos, fit_few_videos
 from .frozen import FrozenCacheMismatch, FrozenClips, cache_frozen, frozen_size
+from .losses import inverse_frequencies
 from .modeling_joint import TubeViTForJointClassification
 from .recipes import RECIPES, Recipe
-from .trainer import TrainingDiverged, VideoTrainer, check_weights, find_checkpoint, inverse_frequencies
+from .trainer import TrainingDiverged, VideoTrainer, check_weights, find_checkpoint
 
 
 __all__ = [

@@ -34,6 +34,7 @@ from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from .arguments import ChangeArguments, ClipArguments
 from .few_videos import VALIDATION_CLIPS, fit_few_videos, read_features
 from .frozen import FrozenClips, cache_frozen
+from .losses import inverse_frequencies
 from .runs import (
     FROZEN_NAME,
     load_config,
@@ -44,7 +45,7 @@ from .runs import (
     start_small,
     trainer_arguments,
 )
-from .trainer import VideoTrainer, inverse_frequencies
+from .trainer import VideoTrainer
 from .trials import Attempt, HeldOut, Objective, Setting, Settings
 
 

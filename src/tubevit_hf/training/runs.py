@@ -32,9 +32,10 @@ from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments
 from .few_videos import FEW_VIDEOS, FewVideosRecipe, FewVideosReport, check_videos, fit_few_videos
 from .frozen import FrozenClips, Watch, cache_frozen, frozen_size
+from .losses import inverse_frequencies
 from .planning import find_recipe
 from .recipes import Recipe
-from .trainer import VideoTrainer, find_checkpoint, inverse_frequencies
+from .trainer import VideoTrainer, find_checkpoint
 
 
 ARGUMENTS_NAME = "run_arguments.json"
