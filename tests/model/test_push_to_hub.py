@@ -55,7 +55,10 @@ IMAGE_PROCESSOR_FILES = {
     "processing_limits_tubevit.py",
 }
 PROCESSOR_FILES = IMAGE_PROCESSOR_FILES | {
+    "video_animations_tubevit.py",
+    "video_colours_tubevit.py",
     "video_decoding_tubevit.py",
+    "video_fields_tubevit.py",
     "video_index_tubevit.py",
     "video_isolation_tubevit.py",
     "video_matroska_tubevit.py",
