@@ -27,6 +27,7 @@ from .video_index_tubevit import (
     ScannedIndex,
     UnreliableTimestampsError,
     index_frames,
+    may_have_no_frame,
     read_from_keyframe,
     read_packets,
     to_seconds,
@@ -175,6 +176,8 @@ class VideoReader:
     times: np.ndarray | None = None
     # of the decoder; `None` for as many as suit the file
     num_threads: int | None = None
+    # whether the decoder refused a packet since the last read of all frames began
+    met_damage: bool = False
 
     def __new__(
         cls, source: VideoSource, limits: VideoLimits | None = None, index: FrameIndex | None = None
@@ -473,16 +476,20 @@ class VideoReader:
     def decode_all(self) -> Iterator[av.VideoFrame]:
         """All frames from the beginning of the file, which has just been opened."""
         assert self.container is not None and self.stream is not None
-        num_packets = num_frames = 0
+        # packets that hold no frame of their own make the two numbers differ in sound files
+        may_differ, num_packets, num_frames = False, 0, 0
+        self.met_damage = False
         for packet in read_packets(self.container, self.stream):
             num_packets += 1
+            may_differ |= may_have_no_frame(packet, self.stream)
             for frame in self.decode_packet(packet):
                 num_frames += 1
                 yield frame
         for frame in self.decode_packet(None):
             num_frames += 1
             yield frame
-        if num_frames < num_packets and self.stream.codec_context.thread_count != 1:
+        lacks_frames = self.met_damage or (num_frames < num_packets and not may_differ)
+        if lacks_frames and self.stream.codec_context.thread_count != 1:
             # an error ends the last output of several threads, which can hold sound frames
             self.num_threads = 1
             self.open_container()
@@ -512,6 +519,7 @@ class VideoReader:
         try:
             frames = self.stream.codec_context.decode(packet)
         except av.error.FFmpegError:
+            self.met_damage = True
             return []
         return [frame for frame in frames if not frame.is_corrupt]
 

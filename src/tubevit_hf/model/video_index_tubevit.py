@@ -171,7 +171,7 @@ class ScannedIndex:
         for number, packet in enumerate(read_packets(container, stream)):
             if self.changes.note(packet) and number > 0:
                 raise UnreliableTimestampsError("the way of decoding changes within the stream")
-            if packet.size <= NOT_CODED and stream.codec_context.name == "mpeg4":
+            if may_have_no_frame(packet, stream):
                 raise UnreliableTimestampsError("a packet that may have no frame")
             if pairs is None or pairs.begins_frame(bytes(packet)):
                 # pyrefly: ignore[invalid-yield]  a time may be missing, which is refused
@@ -428,6 +428,11 @@ class FrameClock:
         if (steps <= 0).all():
             steps[:] = step
         return np.maximum.accumulate(np.concatenate((times[:1], times[0] + np.cumsum(steps))))
+
+
+def may_have_no_frame(packet: "av.Packet[av.VideoStream]", stream: av.VideoStream) -> bool:
+    """Whether a packet may say no more than that there is no new frame."""
+    return packet.size <= NOT_CODED and stream.codec_context.name == "mpeg4"
 
 
 def read_time_base(stream: av.VideoStream) -> Fraction:
