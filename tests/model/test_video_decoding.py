@@ -972,16 +972,8 @@ def test_an_index_can_be_handed_in_again(corpus, name, monkeypatch):
         kept = pickle.loads(pickle.dumps(reader.frame_index))
         assert (kept.num_frames, kept.file_size) == (40, corpus(name).stat().st_size)
         seconds = reader.seconds()
-    packets = []
-    read_packets = video_index_tubevit.read_packets
-
-    def counted(container, stream):
-        for packet in read_packets(container, stream):
-            packets.append(packet.pts)
-            yield packet
-
-    monkeypatch.setattr(video_index_tubevit, "read_packets", counted)
-    monkeypatch.setattr(video_decoding_tubevit, "read_packets", counted)
+    packets = count_packets(monkeypatch)
+    monkeypatch.setattr(video_decoding_tubevit, "read_packets", video_index_tubevit.read_packets)
     with VideoReader(corpus(name), index=kept) as reader:
         # an MP4 file's header is the index, of which the one group is read
         assert len(packets) <= (41 if name == "h264.mp4" else 0)

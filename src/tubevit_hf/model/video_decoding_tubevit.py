@@ -481,7 +481,7 @@ class VideoReader:
         self.met_damage = False
         for packet in read_packets(self.container, self.stream):
             num_packets += 1
-            may_differ |= may_have_no_frame(packet, self.stream)
+            may_differ |= may_have_no_frame(packet.size, self.stream)
             for frame in self.decode_packet(packet):
                 num_frames += 1
                 yield frame

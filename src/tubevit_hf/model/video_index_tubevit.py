@@ -98,7 +98,7 @@ def index_frames(
     # not there
     is_mp4, entries = "mp4" in container.format.name, stream.index_entries
     is_mpeg4 = stream.codec_context.name == "mpeg4"
-    if is_mp4 and is_mpeg4 and any(entry.size <= NOT_CODED for entry in entries):
+    if is_mp4 and is_mpeg4 and any(may_have_no_frame(entry.size, stream) for entry in entries):
         raise UnreliableTimestampsError("a packet that may have no frame")
     if is_mp4 and 0 < stream.frames == len(entries) <= container.size >= entries[-1].pos + entries[-1].size:
         try:
@@ -171,7 +171,7 @@ class ScannedIndex:
         for number, packet in enumerate(read_packets(container, stream)):
             if self.changes.note(packet) and number > 0:
                 raise UnreliableTimestampsError("the way of decoding changes within the stream")
-            if may_have_no_frame(packet, stream):
+            if may_have_no_frame(packet.size, stream):
                 raise UnreliableTimestampsError("a packet that may have no frame")
             if pairs is None or pairs.begins_frame(bytes(packet)):
                 # pyrefly: ignore[invalid-yield]  a time may be missing, which is refused
@@ -430,9 +430,9 @@ class FrameClock:
         return np.maximum.accumulate(np.concatenate((times[:1], times[0] + np.cumsum(steps))))
 
 
-def may_have_no_frame(packet: "av.Packet[av.VideoStream]", stream: av.VideoStream) -> bool:
-    """Whether a packet may say no more than that there is no new frame."""
-    return packet.size <= NOT_CODED and stream.codec_context.name == "mpeg4"
+def may_have_no_frame(num_bytes: int, stream: av.VideoStream) -> bool:
+    """Whether a packet of this size may say no more than that there is no new frame."""
+    return num_bytes <= NOT_CODED and stream.codec_context.name == "mpeg4"
 
 
 def read_time_base(stream: av.VideoStream) -> Fraction:
