@@ -39,6 +39,7 @@ from tubevit_hf.explanation import deletion_curve, explain_clips, occlude_time, 
 from tubevit_hf.explanation.gradient import mean_colour
 from tubevit_hf.explanation.regions import share_out, token_regions
 from tubevit_hf.explanation.scores import log_odds
+from tubevit_hf.model.stages_tubevit import Encoded
 
 
 # as in examples/demo.py
@@ -190,7 +191,7 @@ def gradient_of_tokens(
     total = torch.zeros_like(tokens)
     for step in range(8):
         states = (blank + (step + 0.5) / 8 * (tokens - blank)).requires_grad_()
-        encoded = base_model.run_layers(states, states, layout, None, 0, len(base_model.layers))
+        encoded = base_model.joint_stage(base_model.layers, Encoded.start(states, base_model.config))
         logits = model.classifier(base_model.finish(encoded, layout, None).pooler_output)
         total += torch.autograd.grad(log_odds(logits, labels, None).sum(), states)[0] / 8
     return share_out((total * (tokens - blank)).sum(dim=-1), token_regions(model.config, SIZE), SIZE)

@@ -16,8 +16,9 @@ from ..model.modeling_tubevit import (
     TubeViTForImageClassification,
     TubeViTModel,
     TubeViTPreTrainedModel,
-    resize_positions,
 )
+from ..model.positions_tubevit import resize_positions
+from ..model.store_tubevit import Store
 from ..model.tubes_tubevit import as_size, resolve_tubes
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
@@ -293,7 +294,8 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
             if shape == of_patches.shape:
                 add(key, of_patches, "positions", how="the patches' rows of the position table")
             else:
-                table = resize_positions(of_patches, as_size((1, *shape[1:3])), config.position_embedding_resize)
+                size = as_size((1, *shape[1:3]))
+                table = resize_positions(of_patches, size, config.position_embedding_resize, Store())
                 add(key, table.reshape(shape), "positions", how="the position table, resized")
     return tensors
 

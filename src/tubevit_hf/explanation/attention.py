@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..model.modeling_tubevit import TubeViTModel, TubeViTPreTrainedModel, as_video
-from ..model.tubes_tubevit import TokenLayout
+from ..model.moments_tubevit import TokenLayout, pool_moments
 from .regions import share_out, token_regions
 from .scores import find_tubevit
 
@@ -192,7 +192,7 @@ def start_weights(
 def separate(base_model: TubeViTModel, weights: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
     """From tokens that were joined at the joint layer to those of the embeddings, whose averages they are."""
     alone = torch.eye(layout.num_moment_tokens, device=weights.device)[None]
-    averages = base_model.join(alone, layout)[0]  # (tokens of moments, joined or not)
+    averages = pool_moments(alone, layout, base_model.config.joint_pooling)[0]  # (tokens of moments, joined or not)
     of_moments, later = weights.split([len(averages), weights.shape[1] - len(averages)], dim=1)
     return torch.cat([of_moments @ averages, later], dim=1)
 

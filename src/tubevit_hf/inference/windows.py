@@ -14,7 +14,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..evaluation.views import list_labels, to_scores
 from ..model.configuration_tubevit import TubeViTConfig
-from ..model.modeling_tubevit import EncoderStates, TubeViTForClassification
+from ..model.modeling_tubevit import TubeViTForClassification
+from ..model.stages_tubevit import Encoded
 from ..model.video_decoding_tubevit import FrameTransform
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from ..model.video_sampling_tubevit import ROUNDING
@@ -139,47 +140,33 @@ class SingleFrames:
     def __init__(self, model: TubeViTForClassification):
         self.model, self.encoder, self.config = model, model.tubevit, model.config
         self.has_late_gate = self.config.gate_layer is not None and self.config.gate_layer >= self.config.joint_layer
-        is_read = self.config.pooling_type == "grid"
-        self.read_before = [
-            number for number in self.config.layers_read if is_read and number < self.config.joint_layer
-        ]
+        self.read_before = [number for number in self.config.layers_read if number < self.config.joint_layer]
         self.size = (0, 0)
 
     def encode(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """`(frames, channels, height, width)` to parts `(frames, tokens of a moment, hidden_size)`."""
-        clips = pixel_values[:, None]
-        embedding_output = self.encoder.embeddings(clips)
-        layout = self.encoder.embeddings.layout(clips)
-        states = self.encoder.run_layers(embedding_output, embedding_output, layout, None, 0, self.config.joint_layer)
-        gated = [embedding_output] if self.has_late_gate else []
+        clips, encoder = pixel_values[:, None], self.encoder
+        encoded = encoder.moment_stage(encoder.layers, encoder.embeddings(clips), encoder.embeddings.layout(clips))
+        gated = [encoded.embedding_output] if self.has_late_gate else []
         # frames that were refused leave no trace
         self.size = (pixel_values.shape[2], pixel_values.shape[3])
-        return [states.hidden_states, *gated, *(states.read[number] for number in self.read_before)]
+        return [encoded.hidden_states, *gated, *(encoded.read[number] for number in self.read_before)]
 
     def classify(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Parts `(windows, frames, tokens of a moment, hidden_size)` to logits."""
-        layout = self.config.token_layout(parts[0].shape[1], *self.size)
+        encoder, layout = self.encoder, self.config.token_layout(parts[0].shape[1], *self.size)
         # (windows, frames, tokens of a moment, hidden_size) -> (windows, tokens, hidden_size)
         hidden_states, *others = [part.flatten(1, 2) for part in parts]
         embedding_output = others.pop(0) if self.has_late_gate else hidden_states
-        # before the frames are joined
         read = dict(zip(self.read_before, others))
-        encoder, joint_layer = self.encoder, self.config.joint_layer
-        joined = encoder.join(hidden_states, layout)
-        states = encoder.run_layers(
-            joined + encoder.time_positions(layout, joined),
-            encoder.join(embedding_output, layout),
-            layout,
-            None,
-            joint_layer,
-            self.config.num_hidden_layers,
+        if self.config.joint_layer in self.config.layers_read:
+            read[self.config.joint_layer] = hidden_states
+        # no tube comes in later
+        joined = encoder.moment_stage.join(
+            Encoded(hidden_states, embedding_output, read), hidden_states[:, :0], layout
         )
-        if joint_layer in states.read:
-            read[joint_layer] = hidden_states
-        # in the order of the layers
-        read |= {number: state for number, state in states.read.items() if number > joint_layer}
-        states = EncoderStates(states.hidden_states, states.embedding_output, read)
-        return self.model.classifier(encoder.finish(states, layout, None).pooler_output)
+        encoded = encoder.joint_stage(encoder.layers, joined)
+        return self.model.classifier(encoder.finish(encoded, layout, None).pooler_output)
 
 
 def encodes_single_frames(config: TubeViTConfig) -> bool:

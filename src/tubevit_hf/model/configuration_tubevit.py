@@ -19,7 +19,8 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from .tubes_tubevit import Size, TokenLayout, Tube, as_size, resolve_tubes, token_layout
+from .moments_tubevit import TokenLayout, token_layout
+from .tubes_tubevit import Size, Tube, as_size, resolve_tubes
 
 
 logger = logging.get_logger(__name__)
@@ -481,8 +482,8 @@ class TubeViTConfig(PreTrainedConfig):
 
     @property
     def layers_read(self) -> list[int]:
-        """Numbers of layers behind which the grid pooling reads."""
-        return self.pooling_layers or [self.num_hidden_layers]
+        """Numbers of layers after which the pooling reads the tokens, beside those at the end: for `"grid"` only."""
+        return (self.pooling_layers or [self.num_hidden_layers]) if self.pooling_type == "grid" else []
 
     @property
     def pooled_size(self) -> int:

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.utils.import_utils import is_tracing
+
+from .inputs_tubevit import can_read
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -69,11 +70,6 @@ def classification_loss(
     # labels that were refused above leave no trace
     config.problem_type = problem_type
     return loss if num_items_in_batch is None else loss / num_items_in_batch
-
-
-def can_read(tensor: torch.Tensor) -> bool:
-    """Whether what is in it can be looked at: neither while a graph is traced nor within `torch.func.vmap`."""
-    return not is_tracing(tensor) and not torch._C._are_functorch_transforms_active()
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:

@@ -164,61 +164,6 @@ class Tube:
         return frames.all(dim=-1).repeat_interleave(height * width, dim=1)
 
 
-@dataclass(frozen=True)
-class TokenLayout:
-    """Where a clip's tokens stand in a sequence: those of its first moment, of its second, and so on, then of the
-    tubes that come in later.
-
-    The tokens of a moment are CLS, registers, then those of its tubes, each in raster order. A model whose tokens
-    attend to each other from the first layer on has a single moment, the clip, which holds all tubes.
-
-    Args:
-        num_moments: of the clip.
-        num_prefix_tokens: CLS and registers of one moment.
-        moment_grids: for each tube of a moment its grid there.
-        later_grids: for each of the other tubes its grid in the clip.
-    """
-
-    num_moments: int
-    num_prefix_tokens: int
-    moment_grids: tuple[Size, ...]
-    later_grids: tuple[Size, ...]
-
-    @property
-    def tokens_per_moment(self) -> int:
-        return self.num_prefix_tokens + sum(map(prod, self.moment_grids))
-
-    @property
-    def num_moment_tokens(self) -> int:
-        return self.num_moments * self.tokens_per_moment
-
-    @property
-    def num_tokens(self) -> int:
-        return self.num_moment_tokens + sum(map(prod, self.later_grids))
-
-    def pool(self, factors: Sequence[int]) -> "TokenLayout":
-        """The layout once patches are averaged over regions of `[h, w]` patches; a single moment keeps its own."""
-        if self.num_moments == 1:
-            return self
-        height, width = factors
-        grids = tuple(as_size((t, -(-h // height), -(-w // width))) for t, h, w in self.moment_grids)
-        return replace(self, moment_grids=grids)
-
-
-def token_layout(tubes: Sequence[Tube], size: Size, num_prefix_tokens: int, by_moment: bool) -> TokenLayout:
-    """Layout of a clip of `size` (frames, pixels); `by_moment`: whether single frames are encoded by themselves."""
-    grids = [tube.grid(size) for tube in tubes]
-    if not by_moment:
-        return TokenLayout(1, num_prefix_tokens, tuple(grids), ())
-    of_moments = [grid for tube, grid in zip(tubes, grids) if tube.sees_one_frame]
-    return TokenLayout(
-        max(steps for steps, _, _ in of_moments),
-        num_prefix_tokens,
-        tuple(as_size((min(steps, 1), height, width)) for steps, height, width in of_moments),
-        tuple(grid for tube, grid in zip(tubes, grids) if not tube.sees_one_frame),
-    )
-
-
 _TUBE_KEYS = list(Tube.__dataclass_fields__)
 
 

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The tubevit_hf Authors
+"""Multi-head attention that the layers and the attention pooling share, through transformers' attention interface."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .configuration_tubevit import TubeViTConfig
+
+
+# of packed clips, those of each
+AttentionWeights = torch.Tensor | tuple[torch.Tensor, ...] | None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in full: `(batch, heads, queries, head_dim)` over keys and values `(batch, heads, tokens, head_dim) ->
+    (batch, queries, heads, head_dim)` and the weights `(batch, heads, queries, tokens)`."""
+    attn_weights = query @ key.transpose(-2, -1) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+    exact = torch.promote_types(query.dtype, torch.float32)
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=exact).to(query.dtype)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+    attn_output = (attn_weights @ value).transpose(1, 2).contiguous()
+    return attn_output, attn_weights
+
+
+class TubeViTMultiHeadAttention(nn.Module):
+    """Multi-head attention of queries over keys and values.
+
+    `(batch, queries, hidden_size)`, `(batch, tokens, hidden_size) -> (batch, queries, hidden_size)` and the weights.
+    """
+
+    def __init__(self, config: TubeViTConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def attend(
+        self,
+        queries: torch.Tensor,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        clip_tokens: Sequence[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, AttentionWeights]:
+        """Attends over all tokens or, with `clip_tokens`, the numbers of tokens of packed clips, over those of each
+        clip."""
+        query = self.split_heads(self.q_proj(queries))
+        key, value = self.split_heads(self.k_proj(hidden_states)), self.split_heads(self.v_proj(hidden_states))
+        attention: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            # pyrefly: ignore[bad-argument-type]  None, as of a module without its model, is allowed there
+            self.config._attn_implementation,
+            eager_attention_forward,
+        )
+        settings = {"dropout": self.attention_dropout if self.training else 0.0, "scaling": self.scaling, **kwargs}
+        attn_weights: AttentionWeights
+        if clip_tokens is None:
+            attn_output, attn_weights = attention(self, query, key, value, attention_mask, **settings)
+        else:
+            # clip by clip: a mask would have all that it hides computed first
+            of_clips = zip(*(states.split(list(clip_tokens), dim=2) for states in (query, key, value)))
+            outputs, weights = zip(*(attention(self, *of_clip, None, **settings) for of_clip in of_clips))
+            attn_output, attn_weights = torch.cat(outputs, dim=1), None if weights[0] is None else weights
+        # (batch, queries, heads, head_dim) -> (batch, queries, hidden_size)
+        return self.o_proj(attn_output.flatten(-2)), attn_weights
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(batch, tokens, hidden_size) -> (batch, heads, tokens, head_dim)`."""
+        return states.view(*states.shape[:-1], self.config.num_attention_heads, self.head_dim).transpose(1, 2)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The tubevit_hf Authors
+"""The order of a clip's tokens and, with a `joint_layer`, its moments: single frames that are encoded as images are.
+
+Everything here is a function of tensors and sizes, without weights. A moment is a frame that is read by tubes of one
+frame. A model without a `joint_layer` has one moment, the clip, which holds all tubes.
+"""
+
+from collections.abc import Sequence
+from itertools import compress
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.nn.functional import avg_pool2d, pad
+
+from .inputs_tubevit import can_read
+from .tubes_tubevit import Size, Tube, as_size, sincos_times, smallest_tube
+
+
+if TYPE_CHECKING:
+    from .configuration_tubevit import TubeViTConfig
+
+
+class TokenLayout(NamedTuple):
+    """Order of a clip's tokens: those of its first moment, of its second, and so on, then of the tubes that come in at
+    the `joint_layer`. The tokens of a moment are CLS, registers, then those of its tubes, each in raster order.
+
+    Args:
+        num_moments: number of moments of the clip.
+        num_prefix_tokens: number of CLS and register tokens of a moment.
+        grids: `(t, h, w)` of each tube of the config: in a moment, for tubes that come in later in the clip; `(0, 0,
+            0)` where a tube does not fit.
+        in_moments: for each tube, whether its tokens belong to moments.
+    """
+
+    num_moments: int
+    num_prefix_tokens: int
+    grids: tuple[Size, ...]
+    in_moments: tuple[bool, ...]
+
+    @property
+    def moment_grids(self) -> tuple[Size, ...]:
+        """Grids of the tubes of a moment, in a moment."""
+        return tuple(compress(self.grids, self.in_moments))
+
+    @property
+    def later_grids(self) -> tuple[Size, ...]:
+        """Grids of the other tubes, in the clip."""
+        return tuple(grid for grid, inside in zip(self.grids, self.in_moments) if not inside)
+
+    @property
+    def clip_grids(self) -> tuple[Size, ...]:
+        """Grids of all tubes in the clip."""
+        return tuple(
+            (self.num_moments * grid[0], *grid[1:]) if inside else grid
+            for grid, inside in zip(self.grids, self.in_moments)
+        )
+
+    @property
+    def tokens_per_moment(self) -> int:
+        return self.num_prefix_tokens + sum(map(prod, self.moment_grids))
+
+    @property
+    def num_moment_tokens(self) -> int:
+        return self.num_moments * self.tokens_per_moment
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_moment_tokens + sum(map(prod, self.later_grids))
+
+    def pool(self, factors: Sequence[int]) -> "TokenLayout":
+        """The layout once patches are averaged over regions of `[h, w]` patches; a single moment keeps its own."""
+        if self.num_moments == 1:
+            return self
+        height, width = factors
+        grids = tuple(
+            as_size((t, -(-h // height), -(-w // width))) if inside else (t, h, w)
+            for (t, h, w), inside in zip(self.grids, self.in_moments)
+        )
+        return self._replace(grids=grids)
+
+
+def token_layout(tubes: Sequence[Tube], size: Size, num_prefix_tokens: int, by_moment: bool) -> TokenLayout:
+    """Layout of a clip of `size` (frames, pixels); `by_moment`: whether single frames are encoded by themselves."""
+    grids = [tube.grid(size) for tube in tubes]
+    if not by_moment:
+        return TokenLayout(1, num_prefix_tokens, tuple(grids), (True,) * len(grids))
+    in_moments = tuple(tube.sees_one_frame for tube in tubes)
+    num_moments = max(steps for steps, _, _ in compress(grids, in_moments))
+    grids = [
+        as_size((min(steps, 1), height, width)) if inside else (steps, height, width)
+        for (steps, height, width), inside in zip(grids, in_moments)
+    ]
+    return TokenLayout(num_moments, num_prefix_tokens, tuple(grids), in_moments)
+
+
+def arrange_tokens(
+    prefix: Sequence[torch.Tensor], of_tubes: Sequence[torch.Tensor], layout: TokenLayout
+) -> torch.Tensor:
+    """Puts tokens in their order.
+
+    Args:
+        prefix: CLS and registers, `(batch, num_moments, 1 or more, ...)` each.
+        of_tubes: tokens of each tube that fits, `(batch, t * h * w, ...)`.
+
+    Returns:
+        `(batch, tokens, ...)`.
+    """
+    moments, later = list(prefix), []
+    fitting = [(grid, inside) for grid, inside in zip(layout.grids, layout.in_moments) if all(grid)]
+    for tokens, (grid, inside) in zip(of_tubes, fitting):
+        if inside:
+            moments.append(tokens.unflatten(1, (layout.num_moments, prod(grid))))
+        else:
+            later.append(tokens)
+    of_moments = torch.cat(moments, dim=2).flatten(1, 2)
+    return torch.cat([of_moments, *later], dim=1) if later else of_moments
+
+
+def split_moments(states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """`(batch, tokens, ...) -> (batch, num_moments, tokens_per_moment, ...)`, without the tubes that come in later."""
+    # a -1 would ask exported graphs for a quotient, which some runtimes take in floating point
+    return states[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, layout.tokens_per_moment))
+
+
+def valid_moments(token_mask: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """`(batch, tokens) -> (batch, num_moments)`, where a moment has a `joint_layer` to wait for."""
+    return token_mask[:, : layout.num_moment_tokens : layout.tokens_per_moment]
+
+
+def pool_moments(states: torch.Tensor, layout: TokenLayout, factors: Sequence[int]) -> torch.Tensor:
+    """Averages the patches of each moment over regions of `factors`, `[h, w]`: `(batch, tokens, hidden_size) ->
+    (batch, tokens of moments, hidden_size)`. At the edge of a grid that they do not divide, regions are smaller."""
+    if layout.num_moments == 1 or list(factors) == [1, 1]:
+        return states
+    moments = split_moments(states, layout)
+    lengths = [layout.num_prefix_tokens, *map(prod, layout.moment_grids)]
+    prefix, *patches = moments.split(lengths, dim=2)
+    pooled = [prefix]
+    for of_tube, (_, rows, columns) in zip(patches, layout.moment_grids):
+        if not rows:
+            continue
+        # (batch, num_moments, h * w, hidden_size) -> (batch * num_moments, hidden_size, h, w)
+        pictures = of_tube.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
+        averages = avg_pool2d(pictures, factors, ceil_mode=True, count_include_pad=False)
+        pooled.append(averages.flatten(2).transpose(1, 2).unflatten(0, moments.shape[:2]))
+    return torch.cat(pooled, dim=2).flatten(1, 2)
+
+
+def time_positions(tube: Tube, layout: TokenLayout, states: torch.Tensor) -> torch.Tensor:
+    """Sine-cosine of the time of each moment, in frames: `(1, tokens, hidden_size)`; zero for tubes over several
+    frames, which have positions in time.
+
+    Args:
+        tube: one that sees one frame.
+        layout: of `states`.
+        states: `(batch, tokens, hidden_size)`, of several moments.
+    """
+    exact = torch.promote_types(states.dtype, torch.float32)
+    times = tube.centers(0, layout.num_moments, exact, states.device)
+    of_moments = sincos_times(times, states.shape[-1]).to(states.dtype)
+    num_later = states.shape[1] - layout.tokens_per_moment * layout.num_moments
+    return pad(of_moments.repeat_interleave(layout.tokens_per_moment, dim=0)[None], (0, 0, 0, num_later))
+
+
+def lay_out_tokens(config: "TubeViTConfig", tubes: Sequence[Tube], size: Size) -> TokenLayout:
+    """Layout of a clip of `size` (frames, pixels) in the embeddings.
+
+    Raises:
+        ValueError: no tube fits, or none that the first layers read.
+    """
+    num_frames, height, width = size
+    fitting = [tube for tube in tubes if all(tube.grid(size))]
+    if not fitting:
+        tube = smallest_tube(tubes)
+        raise ValueError(
+            f"No tube fits a clip of {num_frames} frame(s) of {height}x{width} pixels. The smallest one sees "
+            f"{'x'.join(map(str, tube.extent))} (frames x height x width) from offset {list(tube.offset)}: give a "
+            "longer or larger clip, or a config whose `tubes` fit."
+        )
+    by_moment = config.joint_layer > 0
+    if by_moment and not any(tube.sees_one_frame for tube in fitting):
+        raise ValueError(
+            f"None of the tubes that see one frame fits a clip of {num_frames} frame(s) of {height}x{width} "
+            f"pixels, but the layers before `joint_layer` {config.joint_layer} read those only: give a "
+            "longer or larger clip."
+        )
+    return token_layout(tubes, size, config.num_prefix_tokens, by_moment)
+
+
+def mask_tokens(
+    config: "TubeViTConfig", tubes: Sequence[Tube], layout: TokenLayout, frame_mask: torch.Tensor
+) -> torch.Tensor:
+    """Finds the tokens that see real frames only, in the order of the joint layers: `(batch, num_frames) -> (batch,
+    tokens)`, bool. CLS and registers of a clip are valid; those of a moment are where its frame is real.
+
+    Args:
+        tubes: all tubes of the model.
+        layout: of the clip in the embeddings.
+        frame_mask: bool, True where a frame is real.
+
+    Raises:
+        ValueError: in eager mode, if a clip has no valid token or, where that makes a difference, a single valid
+            moment beside others with more.
+    """
+    joined, by_moment = layout.pool(config.joint_pooling), config.joint_layer > 0
+    # (batch, num_moments)
+    of_moments = torch.ones_like(frame_mask[:, :1])
+    if by_moment:
+        one_frame = next(tube for tube in tubes if tube.sees_one_frame)
+        of_moments = one_frame.valid_tokens(frame_mask, (layout.num_moments, 1, 1))
+    prefix = of_moments[..., None].expand(-1, -1, layout.num_prefix_tokens)
+    of_tubes = [tube.valid_tokens(frame_mask, grid) for tube, grid in zip(tubes, joined.clip_grids) if all(grid)]
+    token_mask = arrange_tokens([prefix], of_tubes, joined)
+    if can_read(token_mask):
+        check_token_mask(config, token_mask, frame_mask, joined)
+    return token_mask
+
+
+def check_token_mask(
+    config: "TubeViTConfig", token_mask: torch.Tensor, frame_mask: torch.Tensor, layout: TokenLayout
+) -> None:
+    """Raises a `ValueError` as `mask_tokens`; `layout`: of the tokens."""
+    if config.joint_layer > 0:
+        counts = split_moments(token_mask, layout)
+    else:
+        counts = token_mask[:, None, layout.num_prefix_tokens :]
+    empty = (~counts.flatten(1).any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"`frame_mask` leaves clip(s) {empty} without a valid token: "
+            f"{frame_mask[empty].sum(dim=1).tolist()} real frame(s) hold no tube. Give longer clips, or drop them."
+        )
+    if config.pooling_type == "grid" and config.joint_layer == config.num_hidden_layers:
+        return
+    # where moments are joined a single one is an image, and many are not
+    single = ((counts.any(dim=2).sum(dim=1) == 1) & (layout.num_moments > 1)).nonzero().flatten().tolist()
+    if single:
+        raise ValueError(
+            f"`frame_mask` leaves clip(s) {single} a single moment, which is encoded as an image: give them by "
+            "themselves, without padding."
+        )

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The tubevit_hf Authors
+"""Pooling: tokens become a vector a clip.
+
+Poolers are modules of one signature, with weights or without, so that the model calls whatever is there. Arguments:
+
+    hidden_states   normed tokens at the end: (batch, tokens, hidden_size) -> (batch, features)
+    layout          of the clip in the embeddings; `layout.pool(config.joint_pooling)` is that of the tokens at the end
+    token_mask      of the tokens at the end: (batch, tokens), or None
+    read            normed tokens after the layers that `config.layers_read` lists, by the number of layers
+"""
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .attention_tubevit import TubeViTMultiHeadAttention
+from .configuration_tubevit import TubeViTConfig
+from .moments_tubevit import TokenLayout, split_moments, valid_moments
+
+
+class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
+    """One learned query attends to all valid tokens: `(batch, tokens, hidden_size) -> (batch, hidden_size)`."""
+
+    def __init__(self, config: TubeViTConfig):
+        super().__init__(config)
+        self.query = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        read: dict[int, torch.Tensor],
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        # copied, see `TubeViTMeanPooler`
+        query = self.query.repeat(hidden_states.shape[0], 1, 1)
+        attention_mask = None
+        if token_mask is not None:
+            attention_mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=query,
+                attention_mask=token_mask,
+                encoder_hidden_states=hidden_states,
+            )
+        return self.attend(query, hidden_states, attention_mask, None, **kwargs)[0].squeeze(1)
+
+
+class TubeViTMeanPooler(nn.Module):
+    """The mean of the tubes' valid tokens: `(batch, tokens, hidden_size) -> (batch, hidden_size)`."""
+
+    def __init__(self, config: TubeViTConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        read: dict[int, torch.Tensor],
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        joined = layout.pool(self.config.joint_pooling)
+        chosen = self.choose(hidden_states, joined)
+        if token_mask is None:
+            return chosen.mean(dim=1)
+        weight = self.choose(token_mask, joined)[..., None].to(chosen.dtype)
+        return (chosen * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def choose(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        """What is averaged, of `(batch, tokens, ...)`."""
+        later = states[:, layout.num_moment_tokens :]
+        # copied, or a graph would be for those sizes only at which it need not be
+        patches = split_moments(states, layout)[:, :, layout.num_prefix_tokens :]
+        patches = patches.clone(memory_format=torch.contiguous_format)
+        return torch.cat([patches.flatten(1, 2), later], dim=1)
+
+
+class TubeViTClsPooler(TubeViTMeanPooler):
+    """The CLS token, with a `joint_layer` the mean of the valid moments': `(batch, tokens, hidden_size) -> (batch,
+    hidden_size)`."""
+
+    def choose(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        return split_moments(states, layout)[:, :, 0]
+
+
+# of a token's channel, as the grid pooling sees it
+LEAST_CHANGE = 1e-6
+
+
+class TubeViTGridPooler(nn.Module):
+    """What is where and when, and what changes: `(batch, tokens, hidden_size) -> (batch, features)`, for each layer
+    that is read the parts of `config.pooling_parts` one after another. Tokens are averaged over `pooling_grid` regions
+    of time, height and width. Of each region in space its mean over time ("means"), how much its patches change from
+    each region in time to the next, all in all ("changes") and beside the other regions ("shares"), and how each
+    region in time differs from the mean ("differences"); and of each step the greatest change of any patch, wherever
+    it is ("peaks").
+
+    A scene that stands still is in the means alone, so that what moves can be told by itself. Changes are absolute
+    values of each channel, and their square roots are given. There are no weights.
+    """
+
+    def __init__(self, config: TubeViTConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        layout: TokenLayout,
+        token_mask: torch.Tensor | None,
+        read: dict[int, torch.Tensor],
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        joined = layout.pool(self.config.joint_pooling)
+        valid = None if token_mask is None else valid_moments(token_mask, joined)
+        features = [
+            self.describe(states, joined if number > self.config.joint_layer else layout, valid)
+            for number, states in read.items()
+        ]
+        return torch.cat(features, dim=1)
+
+    def describe(self, states: torch.Tensor, layout: TokenLayout, valid: torch.Tensor | None) -> torch.Tensor:
+        """Features of one layer; `valid`: `(batch, num_moments)`."""
+        steps, rows, columns = self.config.pooling_grid
+        num_moments, (_, height, width) = layout.num_moments, layout.moment_grids[0]
+        moments = split_moments(states, layout)
+        patches = moments[:, :, layout.num_prefix_tokens :]
+        if valid is None:
+            valid = torch.ones(states.shape[0], num_moments, dtype=torch.bool, device=states.device)
+        # valid moments come first
+        in_time = region_weights(valid.sum(dim=1), num_moments, steps, states.dtype)
+        of_rows, of_columns = (
+            region_weights(torch.full((1,), length, device=states.device), length, parts, states.dtype)[0]
+            for length, parts in ((height, rows), (width, columns))
+        )
+        # (regions, patches)
+        in_space = (of_rows[:, None, :, None] * of_columns[None, :, None, :]).flatten(2).flatten(0, 1)
+        by_step = (in_time @ patches.flatten(2)).unflatten(2, patches.shape[2:])  # (batch, t, patches, hidden_size)
+        regions = average_regions(in_space, by_step)
+        mean = regions.mean(dim=1, keepdim=True)
+        changes = by_step.diff(dim=1).abs()
+        # of a single step nothing changes
+        changed = average_regions(in_space, changes).sum(dim=1) / max(1, steps - 1)
+        shares = changed / changed.mean(dim=1, keepdim=True).clamp_min(LEAST_CHANGE)
+        peaks = changes.amax(dim=2)
+        parts = [mean, smooth_sqrt(changed), smooth_sqrt(shares), regions - mean, smooth_sqrt(peaks)]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def average_regions(weights: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """`(regions, patches)`, `(batch, t, patches, hidden_size) -> (batch, t, regions, hidden_size)`."""
+    batch_size, steps = states.shape[:2]
+    averages = torch.bmm(weights.expand(batch_size * steps, -1, -1), states.flatten(0, 1))
+    return averages.unflatten(0, (batch_size, steps))
+
+
+def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
+    """Square roots, whose slope is finite where nothing changes."""
+    return values.clamp_min(LEAST_CHANGE).sqrt()
+
+
+def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dtype: torch.dtype) -> torch.Tensor:
+    """Averages of evenly spaced regions of the first `lengths` of `max_length` items, as adaptive average pooling
+    takes them: `(batch,) -> (batch, num_regions, max_length)`."""
+    index = torch.arange(num_regions, device=lengths.device)
+    # of regions, times their number: whole numbers without a quotient, see `split_moments`
+    starts = (index * lengths[:, None])[..., None]
+    ends = ((index + 1) * lengths[:, None])[..., None]
+    items = num_regions * torch.arange(max_length, device=lengths.device)
+    inside = ((items + num_regions > starts) & (items < ends)).to(dtype)
+    return inside / inside.sum(dim=-1, keepdim=True)
+
+
+POOLERS: dict[str, type[nn.Module]] = {
+    "attention": TubeViTAttentionPooler,
+    "cls": TubeViTClsPooler,
+    "mean": TubeViTMeanPooler,
+    "grid": TubeViTGridPooler,
+}
