@@ -39,14 +39,24 @@ from ..support.tiny import randomize, tiny_config, tiny_video_processor
 REPO_ID = "org/tubevit-tiny"
 
 MODEL_FILES = {
+    "attention_tubevit.py",
     "checkpoint_files_tubevit.py",
     "config.json",
     "configuration_tubevit.py",
+    "frozen_tubevit.py",
+    "hub_tubevit.py",
+    "inputs_tubevit.py",
     "loss_tubevit.py",
     "model.safetensors",
     "model_card_tubevit.py",
     "modeling_tubevit.py",
+    "moments_tubevit.py",
     "number_types_tubevit.py",
+    "packing_tubevit.py",
+    "pooling_tubevit.py",
+    "positions_tubevit.py",
+    "stages_tubevit.py",
+    "store_tubevit.py",
     "tubes_tubevit.py",
 }
 IMAGE_PROCESSOR_FILES = {

@@ -21,6 +21,9 @@ ModelT = TypeVar("ModelT", bound="TubeViTHubModel")
 class TubeViTHubModel(PreTrainedModel):
     """A `PreTrainedModel` that loads weights it has checked, and pushes a model card with them."""
 
+    # pyrefly: ignore[bad-override-mutable-attribute]  transformers reads this annotation: it names the class
+    config: TubeViTConfig
+
     @classmethod
     def from_pretrained(
         cls: type[ModelT], pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
@@ -39,6 +42,7 @@ class TubeViTHubModel(PreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # what is frozen in `__init__` thaws when the loaded weights replace the parameters
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # pyrefly: ignore[not-callable]  of the class that is loaded
         model.freeze_before(model.config.freeze_before)
         # where there is a GPU, the model may be on its way there
         if model.dtype == torch.bfloat16 and model.device.type == "cpu" and not torch.cuda.is_available():

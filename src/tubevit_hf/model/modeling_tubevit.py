@@ -121,29 +121,33 @@ class TubeViTPositionEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.tubes = config.resolved_tubes
+        self.with_table: list[int] = []
         for index, tube in enumerate(self.tubes):
             shape = config.position_table_shape(tube)
             if shape is not None:
                 self.register_parameter(str(index), nn.Parameter(torch.empty(shape)))
+                self.with_table.append(index)
         self.store = Store()
 
     def forward(self, tokens: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         if self.config.position_embedding_type == "none":
             return tokens
 
+        # not part of a checkpoint: right at every size, and after a load through the meta device
         def compute() -> torch.Tensor:
             of_tubes = [self.of_tube(index, grid, tokens) for index, grid in enumerate(layout.clip_grids) if all(grid)]
             prefix = tokens.new_zeros(1, layout.num_moments, layout.num_prefix_tokens, tokens.shape[-1])
             return arrange_tokens([prefix], of_tubes, layout)
 
-        # never part of a checkpoint: right at every size and after a load through the meta device
-        return tokens + self.store.get_tensor(layout, compute, tokens, list(self.parameters()))
+        # not `self.parameters()`, which replicas of `DataParallel` lack
+        tables = [getattr(self, str(index)) for index in self.with_table]
+        return tokens + self.store.get_tensor(layout, compute, tokens, tables)
 
     def of_tube(self, index: int, grid: Size, like: torch.Tensor) -> torch.Tensor:
         """Position embeddings of a tube's tokens: `(1, t * h * w, hidden_size)`, as `like` on device and in number
         type."""
-        table = getattr(self, str(index), None)
-        if table is not None:
+        if index in self.with_table:
+            table = getattr(self, str(index))
             return resize_positions(table, grid, self.config.position_embedding_resize, self.store).to(like.dtype)
 
         def compute() -> torch.Tensor:
@@ -332,7 +336,6 @@ ModelT = TypeVar("ModelT", bound="TubeViTPreTrainedModel")
 
 @auto_docstring
 class TubeViTPreTrainedModel(TubeViTHubModel):
-    # pyrefly: ignore[bad-override-mutable-attribute]  transformers reads this annotation: it names the class
     config: TubeViTConfig
     base_model_prefix = "tubevit"
     main_input_name = "pixel_values"

@@ -107,7 +107,8 @@ def arrange_tokens(
     Returns:
         `(batch, tokens, ...)`.
     """
-    moments, later = list(prefix), []
+    moments = list(prefix)
+    later: list[torch.Tensor] = []
     fitting = [(grid, inside) for grid, inside in zip(layout.grids, layout.in_moments) if all(grid)]
     for tokens, (grid, inside) in zip(of_tubes, fitting):
         if inside:
@@ -143,7 +144,7 @@ def pool_moments(states: torch.Tensor, layout: TokenLayout, factors: Sequence[in
             continue
         # (batch, num_moments, h * w, hidden_size) -> (batch * num_moments, hidden_size, h, w)
         pictures = of_tube.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
-        averages = avg_pool2d(pictures, factors, ceil_mode=True, count_include_pad=False)
+        averages = avg_pool2d(pictures, list(factors), ceil_mode=True, count_include_pad=False)
         pooled.append(averages.flatten(2).transpose(1, 2).unflatten(0, moments.shape[:2]))
     return torch.cat(pooled, dim=2).flatten(1, 2)
 

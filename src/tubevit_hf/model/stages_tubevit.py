@@ -5,7 +5,6 @@
 A model without a `joint_layer` has the second stage only: all tokens attend to each other in every layer.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,7 +41,7 @@ class Encoded(NamedTuple):
 
 
 def run_layers(
-    layers: Sequence[nn.Module],
+    layers: nn.ModuleList,
     encoded: Encoded,
     numbers: range,
     config: TubeViTConfig,
@@ -79,7 +78,7 @@ class MomentStage:
 
     def __call__(
         self,
-        layers: Sequence[nn.Module],
+        layers: nn.ModuleList,
         tokens: torch.Tensor,
         layout: TokenLayout,
         **kwargs: Unpack[TransformersKwargs],
@@ -120,7 +119,7 @@ class JointStage:
 
     def __call__(
         self,
-        layers: Sequence[nn.Module],
+        layers: nn.ModuleList,
         encoded: Encoded,
         token_mask: torch.Tensor | None = None,
         start: int | None = None,

@@ -2,6 +2,7 @@
 """How alike the position embeddings of tokens are, laid out where and when the tokens are."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from torch.nn.functional import normalize
 
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
+from ..model.moments_tubevit import token_layout
 from ..model.tubes_tubevit import Size
 from .theme import LIGHT, SMALL, WORDS, Theme, add_axes, name_tube, new_figure, note, put, title
 
@@ -45,13 +47,13 @@ def compare_positions(model: TubeViTPreTrainedModel, token: Token, size: Size | 
     index, *place = token
     if not 0 <= index < len(grids) or any(not 0 <= at < length for at, length in zip(place, grids[index])):
         raise ValueError(f"there is no token {token[1:]} of tube {index}: the grids of the tubes are {grids}.")
-    tables = {}
+    layout = token_layout(config.resolved_tubes, config.native_size if size is None else size, 0, by_moment=False)
     with torch.no_grad():
-        for number, grid in enumerate(grids):
-            # not `model.device`, which of an offloaded model is none
-            positions = model.base_model.embeddings.positions(number, grid, torch.float32, torch.device("cpu"))
-            if all(grid) and positions is not None:
-                tables[number] = normalize(positions[0].float().cpu(), dim=-1)
+        # not on `model.device`, which of an offloaded model is none
+        zeros = torch.zeros(1, layout.num_tokens, config.hidden_size)
+        positions = model.base_model.embeddings.position_embeddings(zeros, layout)[0]
+    of_tubes = positions.float().cpu().split([prod(grid) for grid in grids])
+    tables = {number: normalize(table, dim=-1) for number, table in enumerate(of_tubes) if all(grids[number])}
     own = tables[index][np.ravel_multi_index(place, grids[index])]
     return {number: (table @ own).numpy().reshape(grids[number]) for number, table in tables.items()}
 
