@@ -41,6 +41,7 @@ REPO_ID = "org/tubevit-tiny"
 MODEL_FILES = {
     "checkpoint_files_tubevit.py",
     "config.json",
+    "configuration_checks_tubevit.py",
     "configuration_tubevit.py",
     "loss_tubevit.py",
     "model.safetensors",
