@@ -254,23 +254,6 @@ class TubeViTConfig(PreTrainedConfig):
             self.label2id = invert(self.id2label)
         self._check()
 
-    # `@strict` runs every method `validate_*` when a config is made and when it is saved
-
-    def validate_sizes(self) -> None:
-        check_sizes(self)
-
-    def validate_layers(self) -> None:
-        check_layers(self)
-
-    def validate_tubes(self) -> None:
-        check_tubes(self)
-
-    def validate_heads(self) -> None:
-        check_heads(self)
-
-    def validate_labels(self) -> None:
-        check_labels(self)
-
     def _check(self) -> None:
         # `@strict` wraps the errors of these methods, so they run before it: a user gets the plain ValueError
         self.validate_sizes()
@@ -416,9 +399,26 @@ class TubeViTConfig(PreTrainedConfig):
             )
         self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes or [], finer)]
 
+    # `@strict` runs every method `validate_*` when a config is made and when it is saved
+
+    def validate_labels(self) -> None:
+        check_labels(self)
+
     def count_about(self) -> int:
         """Estimates the number of parameters of a model of this configuration, without building it."""
         return count_about(self)
+
+    def validate_sizes(self) -> None:
+        check_sizes(self)
+
+    def validate_layers(self) -> None:
+        check_layers(self)
+
+    def validate_tubes(self) -> None:
+        check_tubes(self)
+
+    def validate_heads(self) -> None:
+        check_heads(self)
 
     def position_table_shape(self, tube: Tube) -> tuple[int, ...] | None:
         """Shape of a tube's learned position table, `(1, t, h, w, hidden_size)` or, for `"pretrained"`, `(1, h, w,
