@@ -2,16 +2,22 @@
 """The configuration: presets and their sizes, what is saved and loaded, token counts, and what it refuses."""
 
 import contextlib
+import copy
+import enum
 import json
 import logging
+import pickle
+import threading
+from collections import OrderedDict
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
+from tubevit_hf.model import tubes_tubevit
 from tubevit_hf.model.configuration_tubevit import AUTO_MAP, PRESETS, TABLE_12_TUBES
-from tubevit_hf.model.tubes_tubevit import Tube
+from tubevit_hf.model.tubes_tubevit import Tube, resolve_tubes
 
 from ..support.tolerances import assert_close
 
@@ -126,6 +132,185 @@ def test_channels_follow_the_width(tmp_path):
     TubeViTConfig(tubes=[{**PATCH, "out_channels": 768}]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"`tubes\[0\].out_channels` is 768"):
         _ = TubeViTConfig.from_pretrained(tmp_path, hidden_size=1536).resolved_tubes
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """Names of the tubes that are parsed, one for each time; the cache is empty at first."""
+    names = []
+
+    def from_dict(values, hidden_size, name="tube", parse=Tube.from_dict):
+        names.append(name)
+        return parse(values, hidden_size, name)
+
+    tubes_tubevit._read_frozen.cache_clear()
+    monkeypatch.setattr(Tube, "from_dict", from_dict)
+    return names
+
+
+def test_equal_tubes_are_parsed_once(parses, tmp_path):
+    config = TubeViTConfig()
+    tubes = config.resolved_tubes
+    for other in (
+        config,
+        TubeViTConfig(),
+        copy.deepcopy(config),
+        pickle.loads(pickle.dumps(config)),
+        TubeViTConfig.from_dict(config.to_dict()),
+        TubeViTConfig(tubes=[{key: tuple(value) for key, value in tube.items()} for tube in TABLE_12_TUBES]),
+    ):
+        assert other.resolved_tubes is tubes
+    config.num_tokens()
+    config.token_grids()
+    assert parses == ["tubes[0]", "tubes[1]", "tubes[2]", "tubes[3]"]
+    # a file has its keys in another order
+    config.save_pretrained(tmp_path)
+    parses.clear()
+    loaded = [TubeViTConfig.from_pretrained(tmp_path).resolved_tubes for _ in range(3)]
+    assert loaded == [tubes] * 3
+    assert len(parses) == 4
+
+
+def test_the_order_of_keys_does_not_matter():
+    tube = {"kernel_size": [1, 16, 16], "stride": [4, 8, 8], "offset": 2}
+    backwards = dict(reversed(tube.items()))
+    assert TubeViTConfig(tubes=[tube]).resolved_tubes == TubeViTConfig(tubes=[backwards]).resolved_tubes
+    # and values do not change places
+    swapped = TubeViTConfig(tubes=[{"stride": [1, 16, 16], "kernel_size": [4, 8, 8], "offset": 2}])
+    assert swapped.resolved_tubes[0].kernel_size == (4, 8, 8)
+
+
+def test_resolved_tubes_follow_every_change():
+    config = TubeViTConfig(tubes=[PATCH, {**PATCH, "kernel_size": 8}])
+    before = config.resolved_tubes
+    config.tubes[0]["stride"] = 8
+    assert config.resolved_tubes[0].stride == (8, 8, 8)
+    config.tubes[1]["stride"][2] = 4
+    assert config.resolved_tubes[1].stride == (32, 16, 4)
+    config.tubes[0]["offset"] = [1, 2, 3]
+    assert config.resolved_tubes[0].offset == (1, 2, 3)
+    config.tubes.append({**PATCH, "stride": 2})
+    assert len(config.resolved_tubes) == 3
+    config.hidden_size = 96
+    assert [tube.out_channels for tube in config.resolved_tubes] == [96] * 3
+    config.tubes[0]["out_channels"] = 97
+    assert config.resolved_tubes[0].out_channels == 97
+    del config.tubes[0]["stride"]
+    with pytest.raises(ValueError, match=r"`tubes\[0\]` lacks 'stride'"):
+        _ = config.resolved_tubes
+    # and back
+    config.tubes, config.hidden_size = [PATCH, {**PATCH, "kernel_size": 8}], 768
+    assert config.resolved_tubes == before
+
+
+def test_copies_are_apart():
+    config = TubeViTConfig(tubes=[PATCH])
+    others = copy.deepcopy(config), pickle.loads(pickle.dumps(config)), TubeViTConfig.from_dict(config.to_dict())
+    for other in others:
+        other.tubes[0]["stride"][0] = 2
+        assert other.resolved_tubes[0].stride == (2, 16, 16)
+        assert config.resolved_tubes[0].stride == (32, 16, 16)
+
+
+def test_resolved_tubes_are_no_part_of_a_config():
+    used, fresh = TubeViTConfig(), TubeViTConfig()
+    before = (repr(used), used.to_json_string(), used.to_dict(), pickle.dumps(used))
+    _ = used.resolved_tubes
+    assert (repr(used), used.to_json_string(), used.to_dict(), pickle.dumps(used)) == before
+    assert used == fresh
+    assert "resolved_tubes" not in used.to_json_string()
+
+
+# 1 == True == 1.0, and so do their hashes
+@pytest.mark.parametrize("one", [True, 1.0, "1", None, b"1", 1j, torch.tensor(1), {1}, [1], {"t": 1}, object()])
+def test_what_is_like_a_cached_number_is_refused_still(one):
+    good = {"kernel_size": [1, 1, 1], "stride": 1, "offset": 1, "space_to_depth": [1, 1, 1], "out_channels": 1}
+    for size in (1, [1, 1, 1], (1, 1, 1)):
+        resolve_tubes([{**good, "kernel_size": size}], 1)
+    sizes = [("kernel_size", [one, 1, 1]), ("kernel_size", (1, 1, one)), ("space_to_depth", [1, one, 1])]
+    # `None` leaves the channels to the width, and a list is a size, which must have three numbers
+    numbers = [] if one is None or isinstance(one, list) else [(key, one) for key in ("stride", "out_channels")]
+    for _ in range(2):
+        for key, value in sizes + numbers:
+            with pytest.raises(TypeError, match=rf"`tubes\[0\].{key}` must be made of whole numbers, got"):
+                resolve_tubes([{**good, key: value}], 1)
+        with pytest.raises(TypeError, match="`hidden_size` must be made of whole numbers, got"):
+            resolve_tubes([good], one)
+
+
+@pytest.mark.parametrize("junk", [None, 5, "patch", {"kernel_size": 1}, {1}, object(), iter([PATCH]), torch.ones(2)])
+def test_tubes_that_are_no_list_of_dicts_are_refused(junk):
+    with pytest.raises(TypeError, match="`tubes` must be a list of dicts, got"):
+        resolve_tubes(junk, 768)
+    with pytest.raises(TypeError, match=r"`tubes\[1\]` must be a dict of"):
+        resolve_tubes([PATCH, [junk]], 768)
+
+
+def test_errors_quote_what_was_given_and_are_not_cached(parses):
+    given = {"kernel_size": (1, 16, 16)}
+    for _ in range(2):
+        with pytest.raises(ValueError) as caught:
+            resolve_tubes([given], 768)
+        assert str(given) in str(caught.value)
+        assert caught.value.__context__ is None
+    assert tubes_tubevit._read_frozen.cache_info().currsize == 0
+    given["stride"] = 16
+    assert resolve_tubes([given], 768)[0].stride == (16, 16, 16)
+
+
+class Sixteen(enum.IntEnum):
+    SIXTEEN = 16
+
+
+@pytest.mark.parametrize(
+    "tube",
+    [
+        {"kernel_size": [1, Sixteen.SIXTEEN, 16], "stride": Sixteen.SIXTEEN},
+        OrderedDict(kernel_size=[1, 16, 16], stride=16),
+        {"kernel_size": type("Sizes", (list,), {})([1, 16, 16]), "stride": 16},
+    ],
+)
+def test_subclasses_work_without_the_cache(tube):
+    expected = resolve_tubes([{"kernel_size": [1, 16, 16], "stride": 16}], 768)
+    held = tubes_tubevit._read_frozen.cache_info().currsize
+    assert resolve_tubes([tube], 768) == expected
+    assert tubes_tubevit._read_frozen.cache_info().currsize == held
+
+
+def test_the_cache_is_bounded():
+    for stride in range(1, 400):
+        assert resolve_tubes([{**PATCH, "stride": stride}], 768)[0].stride == (stride,) * 3
+    information = tubes_tubevit._read_frozen.cache_info()
+    assert information.currsize <= information.maxsize <= 256
+
+
+def test_threads_see_their_own_tubes():
+    wrong = []
+
+    def change_and_read(number: int) -> None:
+        config = TubeViTConfig(tubes=[PATCH])
+        for stride in range(1, 300):
+            config.tubes[0]["stride"] = [stride, number, 1]
+            if config.resolved_tubes[0].stride != (stride, number, 1):
+                wrong.append((number, stride))
+
+    threads = [threading.Thread(target=change_and_read, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_compilation_traces_past_the_cache(recwarn):
+    config = TubeViTConfig(tubes=[PATCH])
+
+    def scale(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * config.num_tokens()
+
+    compiled = torch.compile(scale, backend="eager", fullgraph=True)
+    assert compiled(torch.ones(1)).item() == config.num_tokens()
+    assert not [warning for warning in recwarn if "cache" in str(warning.message)]
 
 
 def test_finer_strides_change_nothing_but_strides():

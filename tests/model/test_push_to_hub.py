@@ -42,6 +42,7 @@ MODEL_FILES = {
     "attention_tubevit.py",
     "checkpoint_files_tubevit.py",
     "config.json",
+    "configuration_checks_tubevit.py",
     "configuration_tubevit.py",
     "frozen_tubevit.py",
     "hub_tubevit.py",

@@ -11,6 +11,7 @@ Axes are always `(time, height, width)`, in frames and pixels.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -168,11 +169,50 @@ _TUBE_KEYS = list(Tube.__dataclass_fields__)
 
 
 def resolve_tubes(tubes: Sequence[dict[str, Any]] | None, hidden_size: int) -> tuple[Tube, ...]:
-    """Reads the tubes of a config.
+    """Reads the tubes of a config. Equal tubes are read once: a cache holds the last few results.
 
     Raises:
         TypeError, ValueError: naming the tube by its index, as `Tube.from_dict` does; also for an empty list or none.
     """
+    # torch.compile traces past a cache, and warns of it
+    frozen = None if torch.compiler.is_compiling() else _freeze(tubes, hidden_size)
+    if frozen is not None:
+        try:
+            return _read_frozen(frozen, hidden_size)
+        except (TypeError, ValueError):
+            # read again below, as errors quote what was given
+            pass
+    return _read_tubes(tubes, hidden_size)
+
+
+def _freeze(tubes: Any, hidden_size: Any) -> tuple[Any, ...] | None:
+    """Tubes as tuples of keys and values, which can be hashed; `None` unless all numbers are of the type `int`, since
+    a cache takes `True` and `1.0` for `1`."""
+    if type(tubes) not in (list, tuple):
+        return None
+    frozen: list[tuple[Any, ...]] = []
+    numbers = [hidden_size]
+    for tube in tubes:
+        if type(tube) is not dict:
+            return None
+        items = []
+        for key, value in tube.items():
+            if type(value) in (list, tuple):
+                value = tuple(value)
+                numbers += value
+            elif value is not None:
+                numbers.append(value)
+            items.append((key, value))
+        frozen.append(tuple(items))
+    return tuple(frozen) if set(map(type, numbers)) == {int} else None
+
+
+@lru_cache(maxsize=128)
+def _read_frozen(frozen: tuple[Any, ...], hidden_size: int) -> tuple[Tube, ...]:
+    return _read_tubes([dict(tube) for tube in frozen], hidden_size)
+
+
+def _read_tubes(tubes: Sequence[dict[str, Any]] | None, hidden_size: int) -> tuple[Tube, ...]:
     _read_int(hidden_size, "hidden_size", minimum=1)
     if not isinstance(tubes, (list, tuple)):
         raise TypeError(f"`tubes` must be a list of dicts, got {tubes!r}.")
