@@ -668,3 +668,18 @@ def test_what_transformers_passes_is_no_warning(logged_warnings, tmp_path):
     config.save_pretrained(tmp_path)
     TubeViTConfig.from_pretrained(tmp_path, num_frames=16)
     assert logged_warnings == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"pooling_grid": (4, 3, 3)}, {"base_kernel_size": (4, 8, 8)}, {"image_size": (96, 128)}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_tuples_become_lists_however_they_are_set(settings, tmp_path):
+    ((name, value),) = settings.items()
+    TubeViTConfig().save_pretrained(tmp_path)
+    changed = TubeViTConfig()
+    setattr(changed, name, value)
+    for config in (TubeViTConfig(**settings), TubeViTConfig.from_pretrained(tmp_path, **settings), changed):
+        assert getattr(config, name) == list(value)
+        assert config.to_dict() == TubeViTConfig(**settings).to_dict()

@@ -218,6 +218,9 @@ class TubeViTConfig(PreTrainedConfig):
         # JSON has texts as keys, and Transformers' example scripts write numbers as texts
         if key == "label2id" and value is not None:
             value = number_names(value)
+        # and lists only: what is saved and what is loaded must be the same
+        if isinstance(value, tuple) and key in self.__dataclass_fields__:
+            value = list(value)
         if key != "id2label":
             super().__setattr__(key, value)
             return
@@ -232,12 +235,6 @@ class TubeViTConfig(PreTrainedConfig):
         check_before_use(self, kwargs)
         if self.id2label is None and self.label2id:
             self.id2label = {int(number): label for label, number in self.label2id.items()}
-        # JSON knows lists only: what is saved and what is loaded must be the same
-        if isinstance(self.image_size, tuple):
-            self.image_size = list(self.image_size)
-        self.base_kernel_size = list(self.base_kernel_size)
-        self.joint_pooling = list(self.joint_pooling)
-        self.pooling_grid = list(self.pooling_grid)
         # as given: defaults depend on other fields, which may change, so that only `resolved_tubes` fills them in
         self.tubes = deepcopy(TABLE_12_TUBES if self.tubes is None else self.tubes)
 
