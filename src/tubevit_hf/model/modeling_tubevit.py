@@ -46,11 +46,12 @@ from .inputs_tubevit import as_frame_mask, as_video, check_channels, warn_of_ima
 from .loss_tubevit import classification_loss
 from .moments_tubevit import TokenLayout, arrange_tokens, lay_out_tokens, mask_tokens
 from .packing_tubevit import encode_packed
+from .patches_tubevit import gather_patches
 from .pooling_tubevit import POOLERS, TubeViTAttentionPooler
 from .positions_tubevit import resize_kernel, resize_positions
 from .stages_tubevit import Encoded, JointStage, MomentStage
 from .store_tubevit import Store
-from .tubes_tubevit import Size, Tube, as_size, sincos_positions
+from .tubes_tubevit import Size, as_size, sincos_positions
 
 
 class TubeViTTubeEmbedding(nn.Module):
@@ -88,26 +89,6 @@ class TubeViTTubeEmbedding(nn.Module):
             return resize_kernel(base_kernel[: self.tube.out_channels], self.tube.kernel_size, self.store)
 
         return self.store.get_tensor("kernel", compute, self.bias, [base_kernel])
-
-
-def gather_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> torch.Tensor:
-    """Copies the pixels under each kernel application of a tube.
-
-    `(batch, num_frames, channels, height, width) -> (batch, t * h * w, neighbours, channels * kt * kh * kw)`, each in
-    raster order.
-    """
-    # -> (batch, t, channels, h, w, ft, kt, fh, kh, fw, kw): what each token sees, and in it each application of the
-    # kernel. Nothing is copied before the end.
-    patches = pixel_values
-    for axis, dim in enumerate((1, 3, 4)):
-        patches = patches.narrow(dim, tube.offset[axis], patches.shape[dim] - tube.offset[axis])
-        patches = patches.unfold(dim, tube.extent[axis], tube.stride[axis])
-        patches = patches.unfold(-1, tube.kernel_size[axis], tube.kernel_stride[axis])
-    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here in any case: see `TubeViTMeanPooler`
-    patches = patches.permute(0, 1, 3, 4, 5, 7, 9, 2, 6, 8, 10)
-    patches = patches.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    # -> (batch, t * h * w, neighbours, channels * kt * kh * kw)
-    return patches.flatten(7).flatten(4, 6).flatten(1, 3)
 
 
 class TubeViTPositionEmbeddings(nn.Module):

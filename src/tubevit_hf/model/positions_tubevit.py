@@ -73,4 +73,5 @@ def resize_weights(old: int, new: int, resize: str, like: torch.Tensor, store: S
 def exact_products(device: torch.device) -> AbstractContextManager[object]:
     """Products that autocast does not round."""
     # a context that changes nothing is kept out of exported graphs
-    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+    rounds = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if rounds else nullcontext()
