@@ -17,17 +17,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import Runs, describe_machine, in_a_new_process, report, summarise, time_interleaved
-from torch import nn
-from transformers import set_seed
+from common import (
+    Runs,
+    autocast_step,
+    best_rate,
+    describe_machine,
+    in_a_new_process,
+    matrix_products,
+    report,
+    summarise,
+    time_interleaved,
+)
 
-from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.evaluation import count_flops
 from tubevit_hf.training.planning import DATASETS, TRAINING_PASSES, find_recipe, make_plan
-
-
-# of the square matrices whose product tells the rate
-SIDES = {"cuda": (4096, 8192), "cpu": (1024, 2048)}
 
 
 def main() -> None:
@@ -66,10 +69,10 @@ def measure(recipe: str, batch: int, device: torch.device, rounds: int) -> list[
 def time_steps(recipe: str, batch: int, device: torch.device, rounds: int) -> list[dict]:
     config = find_recipe(recipe).make_config(num_labels=DATASETS[recipe.split("-")[0]][1])
     flops = TRAINING_PASSES * batch * sum(count_flops(config).values())
-    products = {side: partial(multiply, *make_matrices(side, device)) for side in SIDES[device.type]}
+    products = matrix_products(device)
     steps = {way: make_step(recipe, batch, device, way == "compiled") for way in ("eager", "compiled")}
     seconds = time_interleaved({**products, **steps}, device, rounds, warm_up=3)
-    rate = max(2 * side**3 / min(seconds[side]) for side in products)
+    rate = best_rate(seconds, products)
     rows = []
     for way in steps:
         rates = summarise([flops / found for found in seconds[way]])
@@ -91,34 +94,9 @@ def time_steps(recipe: str, batch: int, device: torch.device, rounds: int) -> li
     return rows
 
 
-def make_matrices(side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    left, right = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
-    return left, right, torch.empty_like(left)
-
-
-def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
-    torch.mm(left, right, out=out)
-
-
 def make_step(recipe: str, batch: int, device: torch.device, compiled: bool) -> Callable[[], None]:
-    set_seed(0)
     config = find_recipe(recipe).make_config(num_labels=DATASETS[recipe.split("-")[0]][1])
-    model: nn.Module = TubeViTForVideoClassification(config).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device.type == "cuda")
-    if compiled:
-        model = torch.compile(model)
-    num_frames, height, width = config.native_size
-    clips = torch.randn(batch, num_frames, config.num_channels, height, width, device=device)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = model(clips, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return autocast_step(config, batch, device, compiled)
 
 
 def compare_memory(recipe: str, batch: int, device: torch.device) -> dict:
