@@ -8,10 +8,9 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from tqdm.auto import trange
-from transformers import get_cosine_schedule_with_warmup, set_seed
+from transformers import get_cosine_schedule_with_warmup
 
-from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
 from tubevit_hf.model.number_types_tubevit import BFLOAT16_UNITS
 
 
@@ -34,8 +32,6 @@ BATCH_SIZE = 32
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
-# of the square matrices whose product tells what the hardware can do
-SIDES = {"cuda": (4096, 8192), "cpu": (1024, 2048)}
 
 ResultT = TypeVar("ResultT")
 
@@ -126,42 +122,6 @@ def training_step(
         optimizer.zero_grad()
 
     return step
-
-
-def autocast_step(config: TubeViTConfig, batch: int, device: torch.device, compiled: bool) -> Callable[[], None]:
-    """A function that trains a TubeViT for a step as the Trainer does under `--bf16 True`: forward and loss under
-    bfloat16 autocast, backward, AdamW (fused on a GPU). The clips are always the same, of class 0."""
-    set_seed(0)
-    model: nn.Module = TubeViTForVideoClassification(config).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device.type == "cuda")
-    if compiled:
-        model = torch.compile(model)
-    num_frames, height, width = config.native_size
-    clips = torch.randn(batch, num_frames, config.num_channels, height, width, device=device)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = model(clips, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def matrix_products(device: torch.device) -> dict[int, Callable[[], None]]:
-    """Products of square matrices in bfloat16, by their side."""
-    products = {}
-    for side in SIDES[device.type]:
-        left, right = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
-        products[side] = partial(torch.mm, left, right, out=torch.empty_like(left))
-    return products
-
-
-def best_rate(seconds: dict[int, list[float]], sides: Iterable[int]) -> float:
-    """The highest rate of the timed products of these sides, in operations a second."""
-    return max(2 * side**3 / min(seconds[side]) for side in sides)
 
 
 def train(
