@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,11 +79,6 @@ def summarise(values: list[float]) -> dict[str, float]:
 def divide(ours: list[float] | None, theirs: list[float] | None) -> dict[str, float] | None:
     """The ratio in each round, summarised; `None` if one was not measured."""
     return summarise([a / b for a, b in zip(ours, theirs)]) if ours and theirs else None
-
-
-def lacks_memory(error: Exception) -> bool:
-    # CPUs and GPUs have no common error of their own, and a process that is killed says nothing
-    return isinstance(error, (MemoryError, BrokenProcessPool)) or "memory" in str(error)
 
 
 def run_git(*arguments: str) -> str:

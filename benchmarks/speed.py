@@ -33,6 +33,7 @@ import datetime
 import re
 import resource
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -46,7 +47,6 @@ from common import (
     describe_machine,
     divide,
     in_a_new_process,
-    lacks_memory,
     peak_memory,
     print_table,
     run_git,
@@ -175,6 +175,11 @@ def run_case(key: str, function: Callable[..., list[dict]], *settings: object) -
         if not lacks_memory(error):
             raise
         return [{"case": key, "ms": NO_ROOM}]
+
+
+def lacks_memory(error: Exception) -> bool:
+    # CPUs and GPUs have no common error of their own, and a process that is killed says nothing
+    return isinstance(error, (MemoryError, BrokenProcessPool)) or "memory" in str(error)
 
 
 def start_case(function: Callable[..., list[dict]], *settings: object) -> list[dict]:

@@ -69,12 +69,18 @@ def configure(recipe: str) -> TubeViTConfig:
 
 
 def time_steps(
-    config: TubeViTConfig, batch: int, device: torch.device, rounds: int, ways: Sequence[str] = WAYS
+    config: TubeViTConfig,
+    batch: int,
+    device: torch.device,
+    rounds: int,
+    *,
+    ways: Sequence[str] = WAYS,
+    backend: str = "inductor",
 ) -> list[dict]:
     """A row for each way, all of which take turns with the matrix products."""
     flops = TRAINING_PASSES * batch * sum(count_flops(config).values())
     products = {side: partial(multiply, *make_matrices(side, device)) for side in SIDES[device.type]}
-    steps = {way: make_step(config, batch, device, way == "compiled") for way in ways}
+    steps = {way: make_step(config, batch, device, backend if way == "compiled" else None) for way in ways}
     seconds = time_interleaved({**products, **steps}, device, rounds, warm_up=3)
     rate = max(2 * side**3 / min(seconds[side]) for side in products)
     rows = []
@@ -106,12 +112,13 @@ def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None
     torch.mm(left, right, out=out)
 
 
-def make_step(config: TubeViTConfig, batch: int, device: torch.device, compiled: bool) -> Callable[[], None]:
+def make_step(config: TubeViTConfig, batch: int, device: torch.device, backend: str | None) -> Callable[[], None]:
+    """Eager without a backend."""
     set_seed(0)
     model: nn.Module = TubeViTForVideoClassification(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device.type == "cuda")
-    if compiled:
-        model = torch.compile(model)
+    if backend is not None:
+        model = torch.compile(model, backend=backend)
     num_frames, height, width = config.native_size
     clips = torch.randn(batch, num_frames, config.num_channels, height, width, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
@@ -127,7 +134,7 @@ def make_step(config: TubeViTConfig, batch: int, device: torch.device, compiled:
 
 
 def compare_memory(recipe: str, batch: int, device: torch.device) -> dict:
-    step = make_step(configure(recipe), batch, device, compiled=False)
+    step = make_step(configure(recipe), batch, device, backend=None)
     for _ in range(2):
         step()
     plan = make_plan(recipe, num_gpus=1, teraflops=1.0, share=1.0)
