@@ -10,7 +10,7 @@ Both are measured here without a GPU, for TubeViT and other models of Transforme
    `launch_counter.py` counts them; views and allocations are none. `first` is the first forward pass of a model,
    `second` the next one, which may find again what does not depend on the pixels; its parts follow. `at B` is the
    second one at the width and the clips of ViT-B, and must be the same number. `waits`: the host waits for the GPU.
-   `trained`: forward, loss and backward.
+   `trained`: forward, loss and backward, with labels on the GPU.
 2. Host time, in float32 on one thread: models are so narrow and clips so small that arithmetic takes next to nothing,
    and all take turns. At half the width they take as long (`half as wide / it`). A training step is forward, loss,
    backward and PyTorch's AdamW, which updates one parameter after another on a CPU; the middle columns leave AdamW
@@ -105,6 +105,7 @@ def count_launches(name: str, layers: int) -> tuple[dict, list[dict]]:
     with LaunchCounter() as second, count_parts(second, name_parts(model, layers)) as of_parts:
         model(pixel_values)
     of_parts["all else"] = left_over(second.launches, of_parts)
+    trained = count_training(model.train(), pixel_values)
     row = {
         "model": name,
         "attention": model.config._attn_implementation,
@@ -112,7 +113,8 @@ def count_launches(name: str, layers: int) -> tuple[dict, list[dict]]:
         "second": len(second.launches),
         **{part: len(found) for part, found in of_parts.items()},
         "waits": len(second.waits),
-        "trained": count_training(model.train(), pixel_values),
+        "trained": len(trained.launches),
+        "waits, trained": len(trained.waits),
     }
     layer = {"a layer": of_parts["layers"][: len(of_parts["layers"]) // layers]}
     shown = {"embeddings": of_parts["embeddings"], **layer, "all else": of_parts["all else"]}
@@ -142,13 +144,13 @@ def left_over(launches: list[str], of_parts: dict[str, list[str]]) -> list[str]:
 
 
 @torch.enable_grad()
-def count_training(model: PreTrainedModel, pixel_values: torch.Tensor) -> int:
-    """Launches of forward, loss and backward, the second time."""
+def count_training(model: PreTrainedModel, pixel_values: torch.Tensor) -> LaunchCounter:
+    """Of forward, loss and backward, the second time."""
     for _ in range(2):
         model.zero_grad()
         with LaunchCounter() as counter:
             model(pixel_values, labels=torch.zeros(1, dtype=torch.long)).loss.backward()
-    return len(counter.launches)
+    return counter
 
 
 @torch.no_grad()
