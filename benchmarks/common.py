@@ -6,6 +6,7 @@ import multiprocessing
 import platform
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -73,6 +74,17 @@ def time_interleaved(
 
 def summarise(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def divide(ours: list[float] | None, theirs: list[float] | None) -> dict[str, float] | None:
+    """The ratio in each round, summarised; `None` if one was not measured."""
+    return summarise([a / b for a, b in zip(ours, theirs)]) if ours and theirs else None
+
+
+def run_git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def in_a_new_process(function: Callable[..., ResultT], *arguments: object) -> ResultT:

@@ -32,7 +32,6 @@ import ctypes
 import datetime
 import re
 import resource
-import subprocess
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -46,9 +45,11 @@ from common import (
     RESULTS,
     Runs,
     describe_machine,
+    divide,
     in_a_new_process,
     peak_memory,
     print_table,
+    run_git,
     summarise,
     time_interleaved,
     training_step,
@@ -59,21 +60,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-from transformers import (
-    PreTrainedModel,
-    TimesformerConfig,
-    TimesformerForVideoClassification,
-    VideoMAEConfig,
-    VideoMAEForVideoClassification,
-    VideoPrismForVideoClassification,
-    VideoPrismVisionConfig,
-    VivitConfig,
-    VivitForVideoClassification,
-    VJEPA2Config,
-    VJEPA2ForVideoClassification,
-    set_seed,
-)
+from transformers import PreTrainedModel
 from transformers.utils import logging
+from video_models import MODELS, OURS, build_like, random_clips
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
 from tubevit_hf.evaluation import count_flops
@@ -81,7 +70,6 @@ from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.training.recipes import RECIPES
 
 
-OURS = "TubeViT"
 HEADLINE = "B"
 NUM_LABELS = 400
 IMAGE_SIZE = 224
@@ -96,49 +84,8 @@ TUBES_OF_32_FRAMES = [
 ]
 
 
-def build_vivit(config: TubeViTConfig, num_frames: int) -> PreTrainedModel:
-    return VivitForVideoClassification(VivitConfig(**encoder(config), num_frames=num_frames, tubelet_size=[2, 16, 16]))
-
-
-def build_videomae(config: TubeViTConfig, num_frames: int) -> PreTrainedModel:
-    return VideoMAEForVideoClassification(VideoMAEConfig(**encoder(config), num_frames=num_frames, tubelet_size=2))
-
-
-def build_timesformer(config: TubeViTConfig, num_frames: int) -> PreTrainedModel:
-    return TimesformerForVideoClassification(TimesformerConfig(**encoder(config), num_frames=num_frames))
-
-
-def build_vjepa2(config: TubeViTConfig, num_frames: int) -> PreTrainedModel:
-    settings = encoder(config)
-    ratio = settings.pop("intermediate_size") / config.hidden_size
-    settings["crop_size"] = settings.pop("image_size")
-    return VJEPA2ForVideoClassification(
-        VJEPA2Config(**settings, frames_per_clip=num_frames, mlp_ratio=ratio, pred_num_hidden_layers=0)
-    )
-
-
-def build_videoprism(config: TubeViTConfig, num_frames: int) -> PreTrainedModel:
-    settings = encoder(config)
-    settings["num_spatial_layers"] = settings.pop("num_hidden_layers")
-    return VideoPrismForVideoClassification(VideoPrismVisionConfig(**settings, num_frames=num_frames))
-
-
-def encoder(config: TubeViTConfig) -> dict:
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
-    settings = {name: getattr(config, name) for name in names}
-    return {**settings, "image_size": IMAGE_SIZE, "num_labels": NUM_LABELS}
-
-
-# frames, and how it is built like a TubeViT
-MODELS: dict[str, tuple[int, Callable[[TubeViTConfig, int], PreTrainedModel]]] = {
-    OURS: (32, lambda config, num_frames: TubeViTForVideoClassification(config)),
-    "ViViT": (32, build_vivit),
-    "VideoMAE": (16, build_videomae),
-    "VideoMAE (32 frames)": (32, build_videomae),
-    "TimeSformer": (8, build_timesformer),
-    "V-JEPA 2": (16, build_vjepa2),
-    "VideoPrism": (16, build_videoprism),
-}
+# an image ViT has no frames
+COMPARED = tuple(name for name, (num_frames, _) in MODELS.items() if num_frames)
 NEAREST = (OURS, "ViViT", "VideoMAE")
 
 
@@ -152,7 +99,7 @@ class Case:
 
 
 FORWARDS = {
-    "forward": Case(tuple(MODELS), 1),
+    "forward": Case(COMPARED, 1),
     "forward, batch 8": Case((OURS, "VideoMAE"), 8),
     "forward compiled": Case(NEAREST, 1, compiled=True),
 }
@@ -216,13 +163,7 @@ def measure_tables(
 
 
 def choose_models(cases: dict[str, Case], on_cpu: bool) -> dict[str, Case]:
-    return cases if on_cpu else {name: replace(case, models=tuple(MODELS)) for name, case in cases.items()}
-
-
-def run_git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return cases if on_cpu else {name: replace(case, models=COMPARED) for name, case in cases.items()}
 
 
 def run_case(key: str, function: Callable[..., list[dict]], *settings: object) -> list[dict]:
@@ -270,13 +211,11 @@ def first_run(make: Callable[[], Callable[[], object]]) -> Callable[[], object] 
 
 
 def build(name: str, size: str, device: str) -> PreTrainedModel:
-    set_seed(0)
-    num_frames, construct = MODELS[name]
-    return construct(TubeViTConfig.from_preset(size, num_labels=NUM_LABELS), num_frames).to(device)
+    return build_like(name, TubeViTConfig.from_preset(size, num_labels=NUM_LABELS)).to(device)
 
 
 def make_clips(batch: int, num_frames: int, device: str) -> torch.Tensor:
-    return torch.randn(batch, num_frames, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+    return random_clips(batch, num_frames, IMAGE_SIZE, device)
 
 
 def precisions(device: str) -> tuple[str, ...]:
@@ -287,7 +226,8 @@ def precisions(device: str) -> tuple[str, ...]:
 @torch.no_grad()
 def describe_models(size: str) -> list[dict]:
     rows = []
-    for name, (num_frames, _) in MODELS.items():
+    for name in COMPARED:
+        num_frames = MODELS[name][0]
         model = build(name, size, "cpu").eval().requires_grad_(False).to("meta")
         pixel_values = make_clips(1, num_frames, "meta")
         # fused attention on a CPU is not counted
@@ -349,10 +289,6 @@ def time_fitting(functions: dict, device: str, rounds: int) -> dict:
     fitting = {key: function for key, function in functions.items() if function is not None}
     seconds = time_interleaved(fitting, torch.device(device), rounds, warm_up=0)
     return {key: seconds.get(key) for key in functions}
-
-
-def divide(ours: list[float] | None, theirs: list[float] | None) -> dict[str, float] | None:
-    return summarise([a / b for a, b in zip(ours, theirs)]) if ours and theirs else None
 
 
 def compare(times: list[float] | None, ours: list[float] | None) -> dict:

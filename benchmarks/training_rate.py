@@ -12,7 +12,7 @@ at least. A batch for which memory does not suffice is left out; an interrupted 
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from common import Runs, describe_machine, in_a_new_process, report, summarise, 
 from torch import nn
 from transformers import set_seed
 
-from tubevit_hf import TubeViTForVideoClassification
+from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
 from tubevit_hf.evaluation import count_flops
 from tubevit_hf.training.planning import DATASETS, TRAINING_PASSES, find_recipe, make_plan
 
 
 # of the square matrices whose product tells the rate
 SIDES = {"cuda": (4096, 8192), "cpu": (1024, 2048)}
+WAYS = ("eager", "compiled")
 
 
 def main() -> None:
@@ -55,19 +56,31 @@ def main() -> None:
 def measure(recipe: str, batch: int, device: torch.device, rounds: int) -> list[dict]:
     print(f"{recipe}, {batch} clips a step", flush=True)
     try:
-        eager, compiled = in_a_new_process(time_steps, recipe, batch, device, rounds)
+        rows = in_a_new_process(time_steps, configure(recipe), batch, device, rounds)
         if device.type == "cuda":
-            eager |= in_a_new_process(compare_memory, recipe, batch, device)
+            rows[0] |= in_a_new_process(compare_memory, recipe, batch, device)
     except torch.OutOfMemoryError:
         return [{"recipe": recipe, "clips a step": batch, "step": "too little memory"}]
-    return [eager, compiled]
+    return [{"recipe": recipe, **row} for row in rows]
 
 
-def time_steps(recipe: str, batch: int, device: torch.device, rounds: int) -> list[dict]:
-    config = find_recipe(recipe).make_config(num_labels=DATASETS[recipe.split("-")[0]][1])
+def configure(recipe: str) -> TubeViTConfig:
+    return find_recipe(recipe).make_config(num_labels=DATASETS[recipe.split("-")[0]][1])
+
+
+def time_steps(
+    config: TubeViTConfig,
+    batch: int,
+    device: torch.device,
+    rounds: int,
+    *,
+    ways: Sequence[str] = WAYS,
+    backend: str = "inductor",
+) -> list[dict]:
+    """A row for each way, all of which take turns with the matrix products."""
     flops = TRAINING_PASSES * batch * sum(count_flops(config).values())
     products = {side: partial(multiply, *make_matrices(side, device)) for side in SIDES[device.type]}
-    steps = {way: make_step(recipe, batch, device, way == "compiled") for way in ("eager", "compiled")}
+    steps = {way: make_step(config, batch, device, backend if way == "compiled" else None) for way in ways}
     seconds = time_interleaved({**products, **steps}, device, rounds, warm_up=3)
     rate = max(2 * side**3 / min(seconds[side]) for side in products)
     rows = []
@@ -75,7 +88,6 @@ def time_steps(recipe: str, batch: int, device: torch.device, rounds: int) -> li
         rates = summarise([flops / found for found in seconds[way]])
         rows.append(
             {
-                "recipe": recipe,
                 "tokens": config.num_tokens(),
                 "clips a step": batch,
                 "step": way,
@@ -100,13 +112,13 @@ def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None
     torch.mm(left, right, out=out)
 
 
-def make_step(recipe: str, batch: int, device: torch.device, compiled: bool) -> Callable[[], None]:
+def make_step(config: TubeViTConfig, batch: int, device: torch.device, backend: str | None) -> Callable[[], None]:
+    """Eager without a backend."""
     set_seed(0)
-    config = find_recipe(recipe).make_config(num_labels=DATASETS[recipe.split("-")[0]][1])
     model: nn.Module = TubeViTForVideoClassification(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device.type == "cuda")
-    if compiled:
-        model = torch.compile(model)
+    if backend is not None:
+        model = torch.compile(model, backend=backend)
     num_frames, height, width = config.native_size
     clips = torch.randn(batch, num_frames, config.num_channels, height, width, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
@@ -122,7 +134,7 @@ def make_step(recipe: str, batch: int, device: torch.device, compiled: bool) -> 
 
 
 def compare_memory(recipe: str, batch: int, device: torch.device) -> dict:
-    step = make_step(recipe, batch, device, compiled=False)
+    step = make_step(configure(recipe), batch, device, backend=None)
     for _ in range(2):
         step()
     plan = make_plan(recipe, num_gpus=1, teraflops=1.0, share=1.0)
