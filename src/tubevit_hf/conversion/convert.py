@@ -295,7 +295,7 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
                 add(key, of_patches, "positions", how="the patches' rows of the position table")
             else:
                 size = as_size((1, *shape[1:3]))
-                table = resize_positions(of_patches, size, config.position_embedding_resize, Store())
+                table = resize_positions(of_patches, size, config.position_embedding_resize, Store(config))
                 add(key, table.reshape(shape), "positions", how="the position table, resized")
     return tensors
 

@@ -35,11 +35,12 @@ def classification_loss(
     number of label entries in all accumulated batches, where it is given.
 
     Raises:
-        ValueError: labels of a wrong shape or, in eager mode and outside `torch.func`, out of range.
+        ValueError: labels of a wrong shape or, of labels that come on the CPU, in eager mode and outside `torch.func`,
+            out of range. To read those on another device would make the host wait for it in every step.
     """
     num_labels = count_labels(config)
     problem_type = config.problem_type or infer_problem_type(labels, num_labels)
-    labels = labels.to(logits.device)
+    given, labels = labels, labels.to(logits.device)
     # a model in bfloat16 has logits of 8 bits: enough to classify, not to tell small losses apart
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     by_class = problem_type == "single_label_classification" and not labels.is_floating_point()
@@ -52,8 +53,8 @@ def classification_loss(
             f"`labels` of type {labels.dtype} must have the shape {tuple(expected)} for `problem_type` "
             f"{problem_type!r}, got {tuple(labels.shape)}.{inference}"
         )
-    if can_read(labels):
-        check_label_range(labels, problem_type, num_labels)
+    if given.device.type == "cpu" and can_read(given):
+        check_label_range(given, problem_type, num_labels)
 
     # `num_items_in_batch` counts label entries: one a row for classes, `num_labels` a row for soft labels
     reduction = "mean" if num_items_in_batch is None else "sum"

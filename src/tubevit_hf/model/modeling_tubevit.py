@@ -71,7 +71,7 @@ class TubeViTTubeEmbedding(nn.Module):
         else:
             self.register_parameter("weight", None)
         self.bias = nn.Parameter(torch.empty(self.tube.out_channels))
-        self.store = Store()
+        self.store = Store(config)
 
     def forward(self, pixel_values: torch.Tensor, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.weight if base_kernel is None else self.resize_kernel(base_kernel)
@@ -108,7 +108,7 @@ class TubeViTPositionEmbeddings(nn.Module):
             if shape is not None:
                 self.register_parameter(str(index), nn.Parameter(torch.empty(shape)))
                 self.with_table.append(index)
-        self.store = Store()
+        self.store = Store(config)
 
     def forward(self, tokens: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         if self.config.position_embedding_type == "none":
@@ -142,7 +142,8 @@ class TubeViTPositionEmbeddings(nn.Module):
             table = self.config.position_embedding_scale * sincos_positions(axes, self.config.hidden_size)
             return table[None].to(like.dtype)
 
-        return self.store.get_tensor((index, grid), compute, like)
+        # without tables all tubes are kept together
+        return self.store.get_tensor((index, grid), compute, like) if self.with_table else compute()
 
 
 class TubeViTEmbeddings(nn.Module):
@@ -177,7 +178,7 @@ class TubeViTEmbeddings(nn.Module):
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_pre_layernorm else nn.Identity()
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.store = Store()
+        self.store = Store(config)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         layout = self.layout(pixel_values)
@@ -187,7 +188,7 @@ class TubeViTEmbeddings(nn.Module):
         if self.config.num_register_tokens:
             prefix.append(self.register_tokens)
         # each moment has its own: (1, n, hidden_size) -> (batch, num_moments, n, hidden_size)
-        prefix = [token[:, None].expand(len(pixel_values), layout.num_moments, -1, -1) for token in prefix]
+        prefix = [token[:, None].expand(pixel_values.shape[0], layout.num_moments, -1, -1) for token in prefix]
         of_tubes = [tube(pixel_values, self.base_kernel) for tube, grid in zip(self.tubes, layout.grids) if all(grid)]
         # under autocast the products are in bfloat16, but positions and residual stream are not rounded
         tokens = arrange_tokens(prefix, of_tubes, layout).to(self.tubes[0].bias.dtype)

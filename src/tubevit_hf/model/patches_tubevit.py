@@ -45,8 +45,8 @@ def copy_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> 
 
 
 def find_block(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> int:
-    """Number of pixels along the width that can be copied as one element of a wider type: a CPU copies short rows pixel
-    by pixel, at a fraction of its rate. 1 where gradients, a graph or another number type need pixels."""
+    """Number of pixels along the width that can be copied as one element of a wider type: a CPU copies short rows by
+    pixels, at a fraction of its rate. 1 where gradients, a graph or another number type need pixels."""
     if (
         pixel_values.device.type != "cpu"
         or pixel_values.requires_grad

@@ -54,7 +54,7 @@ def resize_kernel(base_kernel: torch.Tensor, kernel_size: Size, store: Store) ->
         for axis, (old, new) in enumerate(zip(kernel.shape[2:], kernel_size), start=2):
             weights = resize_weights(old, new, "bilinear", kernel, store)
             kernel = torch.tensordot(kernel, weights, dims=([axis], [1])).movedim(-1, axis)
-    return kernel.to(base_kernel.dtype)
+    return kernel.to(base_kernel.dtype).contiguous()
 
 
 def resize_weights(old: int, new: int, resize: str, like: torch.Tensor, store: Store) -> torch.Tensor:

@@ -74,7 +74,7 @@ class MomentStage:
 
     def __init__(self, config: TubeViTConfig):
         self.config = config
-        self.store = Store()
+        self.store = Store(config)
 
     def __call__(
         self,

@@ -4,14 +4,18 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers.utils.import_utils import is_tracing
 
 
+if TYPE_CHECKING:
+    from .configuration_tubevit import TubeViTConfig
+
+
 # results of one store: a model meets few sizes at a time, and its tables are of some megabytes each
-NUM_RESULTS = 8
+NUM_RESULTS = 16
 
 ResultT = TypeVar("ResultT")
 
@@ -23,13 +27,14 @@ class Store:
     shared between calls, so that nobody may change them in place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: "TubeViTConfig") -> None:
+        self.config = config
         self.results: dict[Hashable, Any] = {}
         # replicas of `DataParallel` are threads that share it
         self.lock = Lock()
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[()]]:
-        return Store, ()
+    def __reduce__(self) -> tuple[type["Store"], tuple["TubeViTConfig"]]:
+        return Store, (self.config,)
 
     def get(self, key: Hashable, compute: Callable[[], ResultT]) -> ResultT:
         """Returns the result of this key, and computes it if it is not kept. An error is not kept."""
@@ -67,7 +72,7 @@ class Store:
         It is computed anew while a graph is traced, within `torch.func`, and where `weights`, which it is made of,
         are trained or may change without a trace. It is also computed anew once weights have changed.
         """
-        if not can_keep(like) or not all(map(is_frozen, weights)):
+        if not can_keep(like) or not all(map(self.is_frozen, weights)):
             return compute()
         key = (key, like.dtype, like.device)
         if not weights:
@@ -82,6 +87,17 @@ class Store:
                 self.results.pop(key, None)
             _, result = self.get(key, compute_of_weights)
         return result
+
+    def is_frozen(self, weight: torch.Tensor) -> bool:
+        """Tells whether a weight is frozen by `freeze_before`. Others that need no gradient may be averages of a model
+        that trains, which are often written through `.data`; and where processes share a weight, its parts change."""
+        return (
+            self.config.freeze_before is not None
+            and isinstance(weight, torch.nn.Parameter)
+            and not weight.requires_grad
+            and not weight.is_inference()
+            and not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        )
 
 
 class Source:
@@ -116,14 +132,4 @@ def can_keep(like: torch.Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         # the last costs time: of devices other than the CPU it tells whether their stream is captured
         and (like.device.type == "cpu" or not is_tracing(like))
-    )
-
-
-def is_frozen(weight: torch.Tensor) -> bool:
-    """Tells whether a weight is frozen, and every change of it can be seen: not where processes share shards of it."""
-    return (
-        isinstance(weight, torch.nn.Parameter)
-        and not weight.requires_grad
-        and not weight.is_inference()
-        and not (torch.distributed.is_available() and torch.distributed.is_initialized())
     )

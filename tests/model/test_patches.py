@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patches that are copied in blocks of pixels are those that are copied pixel by pixel."""
+
+import random
+
+import pytest
+import torch
+
+from tubevit_hf import TubeViTConfig
+from tubevit_hf.model.patches_tubevit import copy_patches, find_block, gather_patches
+from tubevit_hf.model.tubes_tubevit import Tube
+
+from ..support.tolerances import assert_close
+
+
+NUM_TRIALS = 300
+# of a clip in memory: as it is, a part of a wider one, axes in another order, every other row
+LAYOUTS = {
+    "contiguous": lambda clip: clip,
+    "cropped": lambda clip: clip[..., 4:36],
+    "cropped at an odd place": lambda clip: clip[..., 3:36],
+    "channels first": lambda clip: clip.transpose(1, 2).contiguous().transpose(1, 2),
+    "every other row": lambda clip: clip[..., ::2, :],
+    "every other pixel": lambda clip: clip[..., ::2],
+    "one frame repeated": lambda clip: clip[:, :1].expand(-1, 20, -1, -1, -1),
+}
+
+
+def random_tube(generator: random.Random) -> Tube:
+    def draw(*numbers: int) -> list[int]:
+        return [generator.choice(numbers) for _ in range(3)]
+
+    space_to_depth = draw(1, 2)
+    stride = [step * factor for step, factor in zip(draw(1, 2, 4, 8), space_to_depth)]
+    return Tube(
+        tuple(draw(1, 2, 3, 4, 8)), tuple(stride), tuple(draw(0, 1, 2, 4, 8)), tuple(space_to_depth), out_channels=3
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_blocks_of_pixels_are_pixels(layout, dtype):
+    generator, num_blocks = random.Random(0), 0
+    clip = LAYOUTS[layout](torch.randn(2, 20, 3, 32, 40).to(dtype))
+    for _ in range(NUM_TRIALS):
+        tube = random_tube(generator)
+        if all(tube.grid((20, *clip.shape[3:]))):
+            expected = copy_patches(clip, tube, dtype)
+            assert_close(gather_patches(clip, tube, dtype), expected, "exact")
+            num_blocks += find_block(clip, tube, dtype) > 1
+    assert (num_blocks > 10) == (layout not in ("cropped at an odd place", "every other pixel"))
+
+
+def test_table_12_is_copied_in_blocks():
+    clip = torch.zeros(1, 32, 3, 224, 224, dtype=torch.bfloat16)
+    tubes = TubeViTConfig().resolved_tubes
+    assert [find_block(clip, tube, clip.dtype) for tube in tubes] == [8, 4, 4, 8]
+
+
+def test_what_needs_pixels_gets_pixels():
+    tube, clip = TubeViTConfig().resolved_tubes[3], torch.randn(1, 1, 3, 32, 32)
+    assert find_block(clip, tube, torch.float32) == 4
+    assert find_block(clip, tube, torch.bfloat16) == 1
+    assert find_block(clip.clone().requires_grad_(), tube, torch.float32) == 1
+    assert find_block(clip.to("meta"), tube, torch.float32) == 1
+    torch.func.vmap(lambda one: gather_patches(one[None], tube, torch.float32))(clip)
