@@ -4,7 +4,6 @@
 import contextlib
 import copy
 import importlib.util
-import os
 
 import pytest
 import torch
@@ -88,14 +87,6 @@ COMPILED = [
     pytest.param(True, "sdpa", {"joint_layer": 1, "joint_pooling": [2, 2], **POOLING["cls"]}, id="joint"),
     pytest.param(True, "sdpa", {"tubes": [PATCH], **GRID}, id="grid"),
 ]
-
-
-@pytest.fixture
-def fresh_compiler():
-    """What one test compiled must not count against the recompile limit of the next."""
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(("masked", "attn", "settings"), COMPILED)
@@ -185,16 +176,6 @@ def test_flex_attention_equals_eager(fresh_compiler):
     # flex has no backward on CPU
     with torch.no_grad():
         assert_close(model(**inputs).logits, eager(**inputs).logits, "float32")
-
-
-@pytest.fixture
-def cuda():
-    """Skips where there is no GPU, unless `FAIL_WITHOUT_CUDA=1` says that there must be one."""
-    if not torch.cuda.is_available():
-        if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
-            pytest.fail("FAIL_WITHOUT_CUDA=1, but torch finds no CUDA device")
-        pytest.skip("needs a GPU")
-    return torch.device("cuda")
 
 
 @contextlib.contextmanager
