@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Multi-head attention that the layers and the attention pooling share, through transformers' attention interface."""
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """The checks of a configuration: limits, sizes, layers, tubes, heads, labels, and the files of strangers.
 
 Each check is a function of a config, or of plain values, and raises an error that names the field. `TubeViTConfig`

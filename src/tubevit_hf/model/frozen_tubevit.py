@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Frozen layers (Section 3.6), and their output, which can be cached and given to the model instead of clips."""
 
 from typing import TYPE_CHECKING

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Loading and pushing of models: weights are checked before anything is allocated, and a card comes along."""
 
 import os

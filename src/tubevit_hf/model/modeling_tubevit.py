@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """TubeViT: a plain ViT encoder over the tokens of sparse video tubes, for videos and images.
 
 Both go through the same weights: an image is a clip of one frame, and a tube that does not fit a clip gives it no

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """The order of a clip's tokens and, with a `joint_layer`, its moments: single frames that are encoded as images are.
 
 Everything here is a function of tensors and sizes, without weights. A moment is a frame that is read by tubes of one

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Packing: clips of different length or size make one row of tokens, of batch 1, and nothing is padded.
 
 The tokens of a clip attend to each other alone.

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Copies the pixels that tubes see, so that a tube is one matrix product."""
 
 from dataclasses import replace

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Pooling: tokens become a vector a clip.
 
 Poolers are modules of one signature, with weights or without, so that the model calls whatever is there. Arguments:

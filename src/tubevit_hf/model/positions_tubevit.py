@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Resizes learned position tables and shared kernels, as products that every runtime computes alike."""
 
 from contextlib import AbstractContextManager, nullcontext

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """How tokens run through the layers: two stages without parameters, to which the model hands its layers.
 
 A model without a `joint_layer` has the second stage only: all tokens attend to each other in every layer.

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# Copyright 2026 The tubevit_hf Authors
 """Keeps results that do not depend on pixels: a model computes them once for a size, number type and device."""
 
 from collections.abc import Callable, Hashable, Sequence
