@@ -2,18 +2,19 @@
 """Patches that are copied in blocks of pixels are those that are copied pixel by pixel."""
 
 import random
+from itertools import product
 
 import pytest
 import torch
 
 from tubevit_hf import TubeViTConfig
 from tubevit_hf.model.patches_tubevit import copy_patches, find_block, gather_patches
-from tubevit_hf.model.tubes_tubevit import Tube
+from tubevit_hf.model.tubes_tubevit import Size, Tube
 
 from ..support.tolerances import assert_close
 
 
-NUM_TRIALS = 300
+NUM_TRIALS = 25
 # of a clip in memory: as it is, a part of a wider one, axes in another order, every other row
 LAYOUTS = {
     "contiguous": lambda clip: clip,
@@ -37,6 +38,22 @@ def random_tube(generator: random.Random) -> Tube:
     )
 
 
+def naive_patches(clip: torch.Tensor, tube: Tube, grid: Size) -> torch.Tensor:
+    tokens = []
+    for token in product(*map(range, grid)):
+        corner = [offset + at * step for offset, at, step in zip(tube.offset, token, tube.stride)]
+        neighbours = []
+        for neighbour in product(*map(range, tube.space_to_depth)):
+            t, h, w = (
+                slice(start + at * step, start + at * step + length)
+                for start, at, step, length in zip(corner, neighbour, tube.kernel_stride, tube.kernel_size)
+            )
+            # (batch, kt, channels, kh, kw) -> (batch, channels * kt * kh * kw)
+            neighbours.append(clip[:, t, :, h, w].transpose(1, 2).flatten(1))
+        tokens.append(torch.stack(neighbours, dim=1))
+    return torch.stack(tokens, dim=1)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_blocks_of_pixels_are_pixels(layout, dtype):
@@ -44,11 +61,13 @@ def test_blocks_of_pixels_are_pixels(layout, dtype):
     clip = LAYOUTS[layout](torch.randn(2, 20, 3, 32, 40).to(dtype))
     for _ in range(NUM_TRIALS):
         tube = random_tube(generator)
-        if all(tube.grid((20, *clip.shape[3:]))):
-            expected = copy_patches(clip, tube, dtype)
-            assert_close(gather_patches(clip, tube, dtype), expected, "exact")
+        grid = tube.grid((20, *clip.shape[3:]))
+        if all(grid):
+            found = gather_patches(clip, tube, grid, dtype)
+            assert_close(found, copy_patches(clip, tube, grid, dtype), "exact")
+            assert_close(found, naive_patches(clip, tube, grid), "exact")
             num_blocks += find_block(clip, tube, dtype) > 1
-    assert (num_blocks > 10) == (layout not in ("cropped at an odd place", "every other pixel"))
+    assert (num_blocks > 3) == (layout not in ("cropped at an odd place", "every other pixel"))
 
 
 def test_table_12_is_copied_in_blocks():
@@ -63,4 +82,4 @@ def test_what_needs_pixels_gets_pixels():
     assert find_block(clip, tube, torch.bfloat16) == 1
     assert find_block(clip.clone().requires_grad_(), tube, torch.float32) == 1
     assert find_block(clip.to("meta"), tube, torch.float32) == 1
-    torch.func.vmap(lambda one: gather_patches(one[None], tube, torch.float32))(clip)
+    torch.func.vmap(lambda one: gather_patches(one[None], tube, (1, 2, 2), torch.float32))(clip)

@@ -17,7 +17,10 @@ from tubevit_hf import TubeViTForVideoClassification
 def main() -> None:
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for settings in ({}, {"tube_kernels": "interpolated", "position_embedding_type": "pretrained", "freeze_before": 1}):
+    for settings in (
+        {},
+        {"tube_kernels": "interpolated", "position_embedding_type": "pretrained", "freeze_before": 1},
+    ):
         compare(mesh, **settings)
     dist.barrier()
     # all have compared and agreed; gloo's threads sometimes abort a process that tears them down

@@ -47,7 +47,9 @@ class TubeViTMultiHeadAttention(nn.Module):
     def __init__(self, config: TubeViTConfig):
         super().__init__()
         self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        # read here once: a config takes its time for each of its values
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // self.num_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
         self.is_causal = False
@@ -66,8 +68,12 @@ class TubeViTMultiHeadAttention(nn.Module):
     ) -> tuple[torch.Tensor, AttentionWeights]:
         """Attends over all tokens or, with `clip_tokens`, the numbers of tokens of packed clips, over those of each
         clip."""
-        query = self.split_heads(self.q_proj(queries))
-        key, value = self.split_heads(self.k_proj(hidden_states)), self.split_heads(self.v_proj(hidden_states))
+        # (batch, queries or tokens, hidden_size) -> (batch, heads, queries or tokens, head_dim)
+        heads = (self.num_heads, self.head_dim)
+        query = self.q_proj(queries).view(*queries.shape[:2], *heads).transpose(1, 2)
+        of_tokens = (*hidden_states.shape[:2], *heads)
+        key = self.k_proj(hidden_states).view(of_tokens).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(of_tokens).transpose(1, 2)
         attention: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             # pyrefly: ignore[bad-argument-type]  None, as of a module without its model, is allowed there
             self.config._attn_implementation,
@@ -84,7 +90,3 @@ class TubeViTMultiHeadAttention(nn.Module):
             attn_output, attn_weights = torch.cat(outputs, dim=1), None if weights[0] is None else weights
         # (batch, queries, heads, head_dim) -> (batch, queries, hidden_size)
         return self.o_proj(attn_output.flatten(-2)), attn_weights
-
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """`(batch, tokens, hidden_size) -> (batch, heads, tokens, head_dim)`."""
-        return states.view(*states.shape[:-1], self.config.num_attention_heads, self.head_dim).transpose(1, 2)

@@ -72,14 +72,14 @@ class TubeViTTubeEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.empty(self.tube.out_channels))
         self.store = Store(config)
 
-    def forward(self, pixel_values: torch.Tensor, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, grid: Size, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.weight if base_kernel is None else self.resize_kernel(base_kernel)
         # weights may be in bfloat16 while a processor gives float32
-        patches = gather_patches(pixel_values, self.tube, weight.dtype)
+        patches = gather_patches(pixel_values, self.tube, grid, weight.dtype)
         # one matrix product: the strided gather and this take a fraction of conv3d's time at sparse strides
         tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
         # (batch, t * h * w, neighbours, out_channels) -> (batch, t * h * w, hidden_size)
-        return tokens.flatten(-2)[..., : self.hidden_size]
+        return tokens.flatten(-2).narrow(-1, 0, self.hidden_size)
 
     def resize_kernel(self, base_kernel: torch.Tensor) -> torch.Tensor:
         """The tube's kernel out of the shared one (Section 3.3)."""
@@ -188,7 +188,11 @@ class TubeViTEmbeddings(nn.Module):
             prefix.append(self.register_tokens)
         # each moment has its own: (1, n, hidden_size) -> (batch, num_moments, n, hidden_size)
         prefix = [token[:, None].expand(pixel_values.shape[0], layout.num_moments, -1, -1) for token in prefix]
-        of_tubes = [tube(pixel_values, self.base_kernel) for tube, grid in zip(self.tubes, layout.grids) if all(grid)]
+        of_tubes = [
+            tube(pixel_values, grid, self.base_kernel)
+            for tube, grid in zip(self.tubes, layout.clip_grids)
+            if all(grid)
+        ]
         # under autocast the products are in bfloat16, but positions and residual stream are not rounded
         tokens = arrange_tokens(prefix, of_tubes, layout).to(self.tubes[0].bias.dtype)
         return self.dropout(self.layernorm(self.position_embeddings(tokens, layout)))
@@ -249,9 +253,9 @@ class TubeViTMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.fc1(hidden_states)
+        may_recompute = self.training and hidden_states.requires_grad and self.config.recompute_activation
         # compilers choose by themselves what they keep
-        recompute = self.config.recompute_activation and self.training and not torch.compiler.is_compiling()
-        if recompute and hidden_states.requires_grad:
+        if may_recompute and not torch.compiler.is_compiling():
             # a quarter of what a layer keeps for the backward pass is the output of the activation. It is computed
             # again there, and the product is not: checkpointing stops once it has what was left out
             return checkpoint(self.project_activated, hidden_states, use_reentrant=False)
@@ -281,8 +285,8 @@ class TubeViTLayer(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = TubeViTMLP(config)
-        self.layer_scale1 = TubeViTLayerScale(config) if config.use_layer_scale else nn.Identity()
-        self.layer_scale2 = TubeViTLayerScale(config) if config.use_layer_scale else nn.Identity()
+        self.layer_scale1 = TubeViTLayerScale(config) if config.use_layer_scale else None
+        self.layer_scale2 = TubeViTLayerScale(config) if config.use_layer_scale else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         if index == config.gate_layer:
             # of shape (1,), since sharded training refuses parameters without dimensions
@@ -299,17 +303,23 @@ class TubeViTLayer(GradientCheckpointingLayer):
         moments: tuple[int, int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        residual = hidden_states
-        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, moments, **kwargs)
-        hidden_states = self.dropout(self.layer_scale1(hidden_states)) + residual
-
-        residual = hidden_states
-        hidden_states = self.mlp(self.layernorm_after(hidden_states))
-        hidden_states = self.dropout(self.layer_scale2(hidden_states)) + residual
-
+        attn_output, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, moments, **kwargs)
+        hidden_states = self.add(attn_output, self.layer_scale1, hidden_states)
+        mlp_output = self.mlp(self.layernorm_after(hidden_states))
+        hidden_states = self.add(mlp_output, self.layer_scale2, hidden_states)
         if self.gate is not None:
             hidden_states = hidden_states + self.gate.tanh() * embedding_output
         return hidden_states
+
+    def add(
+        self, hidden_states: torch.Tensor, layer_scale: TubeViTLayerScale | None, residual: torch.Tensor
+    ) -> torch.Tensor:
+        if layer_scale is not None:
+            hidden_states = layer_scale(hidden_states)
+        # to call a dropout of 0 takes the host as long as an operation that launches
+        if self.dropout.p > 0:
+            hidden_states = self.dropout(hidden_states)
+        return hidden_states + residual
 
 
 ModelT = TypeVar("ModelT", bound="TubeViTPreTrainedModel")

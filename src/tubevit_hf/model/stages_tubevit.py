@@ -4,6 +4,7 @@
 A model without a `joint_layer` has the second stage only: all tokens attend to each other in every layer.
 """
 
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -57,8 +58,7 @@ def run_layers(
     """
     hidden_states, embedding_output, read = encoded
     read, wanted, freeze_before = dict(read), config.layers_read, config.freeze_before
-    for number in numbers:
-        layer = layers[number]
+    for number, layer in zip(numbers, islice(layers, numbers.start, None)):
         if number == freeze_before and layer.gradient_checkpointing and not hidden_states.requires_grad:
             # re-entrant checkpointing trains a layer only if one of its inputs asks for a gradient
             hidden_states = hidden_states.detach().requires_grad_()
