@@ -11,7 +11,7 @@ Axes are always `(time, height, width)`, in frames and pixels.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -97,12 +97,12 @@ class Tube:
         """The tube as a config holds it: plain lists, every key present."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    @cached_property
+    @property
     def kernel_stride(self) -> Size:
         """Stride at which the kernel itself runs, finer than `stride` by `space_to_depth`."""
         return as_size(step // factor for step, factor in zip(self.stride, self.space_to_depth))
 
-    @cached_property
+    @property
     def extent(self) -> Size:
         """Size of the region that one token sees, gaps between concatenated neighbours included."""
         return as_size(
