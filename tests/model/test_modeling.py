@@ -10,6 +10,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from tubevit_hf import (
     TubeViTConfig,
@@ -17,6 +19,7 @@ from tubevit_hf import (
     TubeViTForVideoClassification,
     TubeViTModel,
 )
+from tubevit_hf.model.attention_tubevit import eager_attention_forward
 
 from ..support import naive
 from ..support.modeling_cases import (
@@ -24,6 +27,7 @@ from ..support.modeling_cases import (
     ATTENTION,
     BASE,
     NATIVE,
+    PATCH,
     POOLING,
     TUBES,
     assert_all_close,
@@ -452,3 +456,50 @@ def test_checks_of_values_are_left_out_of_compiled_models():
     assert compiled(random_clip(), labels=labels).loss.isfinite()
     with pytest.raises(ValueError, match=r"between 0 and 1.*3\.0"):
         model(random_clip(), labels=labels)
+
+
+def test_layers_that_a_user_takes_away_or_adds():
+    model = build(num_hidden_layers=3)
+    ran = []
+    for index, layer in enumerate(model.tubevit.layers):
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+    layers = model.tubevit.layers
+    for chosen in (layers[:2], layers[1:], nn.ModuleList([*layers, layers[0]])):
+        model.tubevit.layers = chosen
+        model(random_clip())
+    assert ran == [0, 1, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_mask_of_a_users_own_attention_is_asked():
+    """Also where no clip is padded."""
+    asked = []
+
+    def mask(*args, **kwargs):
+        asked.append(kwargs["q_length"])
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        return eager_attention_forward(module, query, key, value, attention_mask, kwargs["scaling"])
+
+    AttentionInterface.register("of_a_user", attention)
+    AttentionMaskInterface.register("of_a_user", mask)
+    model = build()
+    expected = model(random_clip()).logits
+    model.set_attn_implementation("of_a_user")
+    assert_close(model(random_clip()).logits, expected, "float64")
+    # for the layers, and for the one query of the pooling
+    assert len(asked) == 2 and asked[1] == 1
+
+
+def test_a_projection_whose_output_is_not_contiguous():
+    model = build(num_hidden_layers=2, joint_layer=1, tubes=[PATCH])
+    clip = random_clip()
+    expected = model(clip).logits
+    for layer in model.tubevit.layers:
+        layer.attention.o_proj.register_forward_hook(lambda _, args, output: output.mT.contiguous().mT)
+        layer.attention.q_proj.register_forward_hook(lambda _, args, output: output.mT.contiguous().mT)
+    assert_close(model(clip).logits, expected, "float64")
+
+
+def test_pixels_that_are_negated_lazily():
+    model, clip = build(), random_clip()
+    assert_close(model(torch._neg_view(clip)).logits, model(-clip).logits, "exact")

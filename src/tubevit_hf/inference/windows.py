@@ -139,9 +139,6 @@ class SingleFrames:
 
     def __init__(self, model: TubeViTForClassification):
         self.model, self.encoder, self.config = model, model.tubevit, model.config
-        # where frames are encoded alone there is one
-        assert model.tubevit.moment_stage is not None
-        self.moment_stage = model.tubevit.moment_stage
         self.has_late_gate = self.config.gate_layer is not None and self.config.gate_layer >= self.config.joint_layer
         self.read_before = [number for number in self.config.layers_read if number < self.config.joint_layer]
         self.size = (0, 0)
@@ -149,7 +146,7 @@ class SingleFrames:
     def encode(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """`(frames, channels, height, width)` to parts `(frames, tokens of a moment, hidden_size)`."""
         clips, encoder = pixel_values[:, None], self.encoder
-        encoded = self.moment_stage(encoder.layers, encoder.embeddings(clips), encoder.embeddings.layout(clips))
+        encoded = encoder.moment_stage(encoder.layers, encoder.embeddings(clips), encoder.embeddings.layout(clips))
         gated = [encoded.embedding_output] if self.has_late_gate else []
         # frames that were refused leave no trace
         self.size = (pixel_values.shape[2], pixel_values.shape[3])
@@ -165,7 +162,9 @@ class SingleFrames:
         if self.config.joint_layer in self.config.layers_read:
             read[self.config.joint_layer] = hidden_states
         # no tube comes in later
-        joined = self.moment_stage.join(Encoded(hidden_states, embedding_output, read), hidden_states[:, :0], layout)
+        joined = encoder.moment_stage.join(
+            Encoded(hidden_states, embedding_output, read), hidden_states[:, :0], layout
+        )
         encoded = encoder.joint_stage(encoder.layers, joined)
         return self.model.classifier(encoder.finish(encoded, layout, None).pooler_output)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -36,6 +37,28 @@ def eager_attention_forward(
     attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
     attn_output = (attn_weights @ value).transpose(1, 2).contiguous()
     return attn_output, attn_weights
+
+
+def make_mask(
+    config: TubeViTConfig,
+    queries: torch.Tensor,
+    token_mask: torch.Tensor | None,
+    hidden_states: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """Makes the mask of an attention, in the form that its kind takes.
+
+    Args:
+        queries: `(batch, queries, hidden_size)`.
+        token_mask: `(batch, tokens)`, bool, or a mask that has its form.
+        hidden_states: keys and values, `(batch, tokens, hidden_size)`; by default the queries.
+    """
+    # before version 2.14 PyTorch has transformers make one of nothing but True in compiled graphs, which no fused
+    # kernel of a GPU takes. Kinds of attention that users register may have a mask of their own
+    if token_mask is None and config._attn_implementation in ("eager", "sdpa"):
+        return None
+    return create_bidirectional_mask(
+        config=config, inputs_embeds=queries, attention_mask=token_mask, encoder_hidden_states=hidden_states
+    )
 
 
 class TubeViTMultiHeadAttention(nn.Module):

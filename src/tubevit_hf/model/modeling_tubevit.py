@@ -49,18 +49,18 @@ from .patches_tubevit import gather_patches
 from .pooling_tubevit import POOLERS, TubeViTAttentionPooler
 from .positions_tubevit import resize_kernel, resize_positions
 from .stages_tubevit import Encoded, JointStage, MomentStage
-from .store_tubevit import Store
+from .store_tubevit import StoringModule
 from .tubes_tubevit import Size, as_size, sincos_positions
 
 
-class TubeViTTubeEmbedding(nn.Module):
+class TubeViTTubeEmbedding(StoringModule):
     """One tube's tokens, without positions.
 
     `(batch, num_frames, channels, height, width) -> (batch, t * h * w, hidden_size)`.
     """
 
     def __init__(self, config: TubeViTConfig, index: int):
-        super().__init__()
+        super().__init__(config)
         self.tube = config.resolved_tubes[index]
         self.hidden_size = config.hidden_size
         if config.tube_kernels == "separate":
@@ -70,12 +70,11 @@ class TubeViTTubeEmbedding(nn.Module):
         else:
             self.register_parameter("weight", None)
         self.bias = nn.Parameter(torch.empty(self.tube.out_channels))
-        self.store = Store(config)
 
-    def forward(self, pixel_values: torch.Tensor, grid: Size, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.weight if base_kernel is None else self.resize_kernel(base_kernel)
         # weights may be in bfloat16 while a processor gives float32
-        patches = gather_patches(pixel_values, self.tube, grid, weight.dtype)
+        patches = gather_patches(pixel_values, self.tube, weight.dtype)
         # one matrix product: the strided gather and this take a fraction of conv3d's time at sparse strides
         tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
         # (batch, t * h * w, neighbours, out_channels) -> (batch, t * h * w, hidden_size)
@@ -90,7 +89,7 @@ class TubeViTTubeEmbedding(nn.Module):
         return self.store.get_tensor("kernel", compute, self.bias, [base_kernel])
 
 
-class TubeViTPositionEmbeddings(nn.Module):
+class TubeViTPositionEmbeddings(StoringModule):
     """Adds position embeddings to the tokens of all tubes; CLS and registers have none of their own.
 
     `(batch, tokens, hidden_size) -> (batch, tokens, hidden_size)`. It holds the learned tables by the index of their
@@ -98,8 +97,7 @@ class TubeViTPositionEmbeddings(nn.Module):
     """
 
     def __init__(self, config: TubeViTConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.tubes = config.resolved_tubes
         self.with_table: list[int] = []
         for index, tube in enumerate(self.tubes):
@@ -107,10 +105,15 @@ class TubeViTPositionEmbeddings(nn.Module):
             if shape is not None:
                 self.register_parameter(str(index), nn.Parameter(torch.empty(shape)))
                 self.with_table.append(index)
-        self.store = Store(config)
 
     def forward(self, tokens: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
-        if self.config.position_embedding_type == "none":
+        config = self.config
+        kind, scale, resize = (
+            config.position_embedding_type,
+            config.position_embedding_scale,
+            config.position_embedding_resize,
+        )
+        if kind == "none":
             return tokens
 
         # not part of a checkpoint: right at every size, and after a load through the meta device
@@ -121,7 +124,7 @@ class TubeViTPositionEmbeddings(nn.Module):
 
         # not `self.parameters()`, which replicas of `DataParallel` lack
         tables = [getattr(self, str(index)) for index in self.with_table]
-        return tokens + self.store.get_tensor(layout, compute, tokens, tables)
+        return tokens + self.store.get_tensor((layout, kind, scale, resize), compute, tokens, tables)
 
     def of_tube(self, index: int, grid: Size, like: torch.Tensor) -> torch.Tensor:
         """Position embeddings of a tube's tokens: `(1, t * h * w, hidden_size)`, as `like` on device and in number
@@ -142,10 +145,11 @@ class TubeViTPositionEmbeddings(nn.Module):
             return table[None].to(like.dtype)
 
         # without tables all tubes are kept together
-        return self.store.get_tensor((index, grid), compute, like) if self.with_table else compute()
+        key = (index, grid, self.config.position_embedding_scale)
+        return self.store.get_tensor(key, compute, like) if self.with_table else compute()
 
 
-class TubeViTEmbeddings(nn.Module):
+class TubeViTEmbeddings(StoringModule):
     """Encoder input: CLS, registers, then each tube's tokens with their positions.
 
     `(batch, num_frames, channels, height, width) -> (batch, tokens, hidden_size)`.
@@ -156,8 +160,7 @@ class TubeViTEmbeddings(nn.Module):
     base_kernel: nn.Parameter | None
 
     def __init__(self, config: TubeViTConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         # pyrefly: ignore[bad-assignment]  see above
         self.tubes = nn.ModuleList(
             [TubeViTTubeEmbedding(config, index) for index in range(len(config.resolved_tubes))]
@@ -177,7 +180,6 @@ class TubeViTEmbeddings(nn.Module):
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_pre_layernorm else nn.Identity()
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.store = Store(config)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         layout = self.layout(pixel_values)
@@ -188,11 +190,7 @@ class TubeViTEmbeddings(nn.Module):
             prefix.append(self.register_tokens)
         # each moment has its own: (1, n, hidden_size) -> (batch, num_moments, n, hidden_size)
         prefix = [token[:, None].expand(pixel_values.shape[0], layout.num_moments, -1, -1) for token in prefix]
-        of_tubes = [
-            tube(pixel_values, grid, self.base_kernel)
-            for tube, grid in zip(self.tubes, layout.clip_grids)
-            if all(grid)
-        ]
+        of_tubes = [tube(pixel_values, self.base_kernel) for tube, grid in zip(self.tubes, layout.grids) if all(grid)]
         # under autocast the products are in bfloat16, but positions and residual stream are not rounded
         tokens = arrange_tokens(prefix, of_tubes, layout).to(self.tubes[0].bias.dtype)
         return self.dropout(self.layernorm(self.position_embeddings(tokens, layout)))
@@ -205,7 +203,8 @@ class TubeViTEmbeddings(nn.Module):
         """
         check_channels(pixel_values, self.config.num_channels)
         _, num_frames, _, height, width = pixel_values.shape
-        return self.store.get_static((num_frames, height, width), self.lay_out)
+        settings = (self.config.joint_layer > 0, self.config.num_prefix_tokens)
+        return self.store.get_static((num_frames, height, width), settings, self.lay_out)
 
     def lay_out(self, *size: int) -> TokenLayout:
         return lay_out_tokens(self.config, [embedding.tube for embedding in self.tubes], as_size(size))
@@ -240,7 +239,7 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
             return self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
         of_moments = hidden_states.unflatten(1, moments).flatten(0, 1)
         attn_output, attn_weights = self.attend(of_moments, of_moments, attention_mask, **kwargs)
-        return attn_output.view(hidden_states.shape), attn_weights
+        return attn_output.reshape(hidden_states.shape), attn_weights
 
 
 class TubeViTMLP(nn.Module):
@@ -404,7 +403,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = POOLERS[config.pooling_type](config)
         # no modules: they have no parameters, and are handed the layers
-        self.moment_stage = MomentStage(config) if config.joint_layer > 0 else None
+        self.moment_stage = MomentStage(config)
         self.joint_stage = JointStage(config)
         self.post_init()
 
@@ -471,7 +470,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
     ) -> Encoded:
         """Runs the embeddings and, where single frames are encoded by themselves, the layers that do so."""
         tokens = self.embeddings(pixel_values)
-        if self.moment_stage is None:
+        if self.config.joint_layer == 0:
             return Encoded.start(tokens, self.config)
         encoded = self.moment_stage(self.layers, tokens, layout, **kwargs)
         return self.moment_stage.join(encoded, tokens[:, layout.num_moment_tokens :], layout)

@@ -4,50 +4,43 @@
 from math import gcd
 
 import torch
+from torch.autograd.forward_ad import unpack_dual
 
 from .store_tubevit import can_keep
-from .tubes_tubevit import Size, Tube
+from .tubes_tubevit import Tube
 
 
 # number types by their bytes, as which neighbouring pixels are copied at once
 BLOCK_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
-def gather_patches(pixel_values: torch.Tensor, tube: Tube, grid: Size, dtype: torch.dtype) -> torch.Tensor:
+def gather_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> torch.Tensor:
     """Copies the pixels under each kernel application of a tube.
 
     `(batch, num_frames, channels, height, width) -> (batch, t * h * w, neighbours, channels * kt * kh * kw)`, each in
-    raster order; `grid`: `(t, h, w)` of the tube in these clips.
+    raster order.
     """
     block = find_block(pixel_values, tube, dtype)
     if block > 1:
         blocks = pixel_values.view(BLOCK_TYPES[block * pixel_values.element_size()])
-        return copy_patches(blocks, tube, grid, blocks.dtype, block).view(dtype)
-    return copy_patches(pixel_values, tube, grid, dtype)
+        return copy_patches(blocks, tube, blocks.dtype, block).view(dtype)
+    return copy_patches(pixel_values, tube, dtype)
 
 
-def copy_patches(
-    pixel_values: torch.Tensor, tube: Tube, grid: Size, dtype: torch.dtype, block: int = 1
-) -> torch.Tensor:
+def copy_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype, block: int = 1) -> torch.Tensor:
     """Copies as `gather_patches`, element by element; `block`: pixels of an element."""
-    (kt, kh, kw), (ft, fh, fw), (t, h, w) = tube.kernel_size, tube.space_to_depth, grid
-    # kernel applications of neighbours are one stride of the kernel apart, and so are the last of a token and the
-    # first of the next one: each axis holds t * ft of them. Nothing is copied before the end
-    axes = zip(tube.offset, grid, tube.space_to_depth, tube.kernel_stride, tube.kernel_size, (1, 1, block))
-    frames, rows, columns = (
-        slice(start // of, (start + (count * factor - 1) * step + kernel) // of)
-        for start, count, factor, step, kernel, of in axes
-    )
-    step_t, step_h, step_w = tube.kernel_stride
-    patches = pixel_values[:, frames, :, rows, columns].unfold(1, kt, step_t).unfold(3, kh, step_h)
-    patches = patches.unfold(4, kw // block, step_w // block)
-    batch_size, channels = pixel_values.shape[0], pixel_values.shape[2]
-    # (batch, t * ft, channels, h * fh, w * fw, kt, kh, kw) -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw)
-    patches = patches.view(batch_size, t, ft, channels, h, fh, w, fw, kt, kh, kw // block)
-    patches = patches.permute(0, 1, 4, 6, 2, 5, 7, 3, 8, 9, 10)
-    # in any case: see `TubeViTMeanPooler`
+    start_t, start_h, start_w = tube.offset
+    patches = pixel_values[:, start_t:, :, start_h:, start_w // block :]
+    # -> (batch, t, channels, h, w, ft, kt, fh, kh, fw, kw): what each token sees, and in it each application of the
+    # kernel. Nothing is copied before the end.
+    lengths = zip((1, 3, 4), (1, 1, block), tube.extent, tube.stride, tube.kernel_size, tube.kernel_stride)
+    for dim, of, extent, stride, kernel, kernel_stride in lengths:
+        patches = patches.unfold(dim, extent // of, stride // of).unfold(-1, kernel // of, kernel_stride // of)
+    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here in any case: see `TubeViTMeanPooler`
+    patches = patches.permute(0, 1, 3, 4, 5, 7, 9, 2, 6, 8, 10)
     patches = patches.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    return patches.view(batch_size, t * h * w, ft * fh * fw, channels * kt * kh * (kw // block))
+    # -> (batch, t * h * w, neighbours, channels * kt * kh * kw)
+    return patches.flatten(7).flatten(4, 6).flatten(1, 3)
 
 
 def find_block(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> int:
@@ -55,10 +48,12 @@ def find_block(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> in
     pixels, at a fraction of its rate. 1 where gradients, a graph or another number type need pixels."""
     if (
         pixel_values.device.type != "cpu"
-        or pixel_values.requires_grad
         or pixel_values.dtype != dtype
-        or pixel_values.stride(-1) != 1
+        or pixel_values.requires_grad
         or not can_keep(pixel_values)
+        or unpack_dual(pixel_values).tangent is not None
+        or pixel_values.is_neg()
+        or pixel_values.stride(-1) != 1
     ):
         return 1
     places = (tube.kernel_size[2], tube.kernel_stride[2], tube.offset[2], pixel_values.shape[-1])

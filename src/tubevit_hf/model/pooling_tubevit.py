@@ -11,11 +11,10 @@ Poolers are modules of one signature, with weights or without, so that the model
 
 import torch
 from torch import nn
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from .attention_tubevit import TubeViTMultiHeadAttention
+from .attention_tubevit import TubeViTMultiHeadAttention, make_mask
 from .configuration_tubevit import TubeViTConfig
 from .moments_tubevit import TokenLayout, split_moments, valid_moments
 
@@ -37,14 +36,7 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
     ) -> torch.Tensor:
         # copied, see `TubeViTMeanPooler`
         query = self.query.repeat(hidden_states.shape[0], 1, 1)
-        attention_mask = None
-        if token_mask is not None:
-            attention_mask = create_bidirectional_mask(
-                config=self.config,
-                inputs_embeds=query,
-                attention_mask=token_mask,
-                encoder_hidden_states=hidden_states,
-            )
+        attention_mask = make_mask(self.config, query, token_mask, hidden_states)
         return self.attend(query, hidden_states, attention_mask, None, **kwargs)[0].squeeze(1)
 
 

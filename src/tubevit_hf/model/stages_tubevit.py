@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from .attention_tubevit import make_mask
 from .configuration_tubevit import TubeViTConfig
 from .moments_tubevit import TokenLayout, pool_moments, time_positions
 from .store_tubevit import Store
@@ -132,11 +132,7 @@ class JointStage:
         """
         numbers = range(
             self.config.joint_layer if start is None else start,
-            self.config.num_hidden_layers if stop is None else stop,
+            len(layers) if stop is None else stop,
         )
-        attention_mask = None
-        if token_mask is not None and numbers:
-            attention_mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=encoded.hidden_states, attention_mask=token_mask
-            )
+        attention_mask = make_mask(self.config, encoded.hidden_states, token_mask) if numbers else None
         return run_layers(layers, encoded, numbers, self.config, attention_mask, **kwargs)

@@ -8,7 +8,6 @@ from datasets import Dataset
 
 from ..data import ClipDataset, EvaluationViews, JointDataset, TrainingClip
 from ..data.batches import list_parts
-from ..model.loss_tubevit import count_labels
 from .frozen import FrozenClips
 
 
@@ -117,28 +116,6 @@ def check_rows(trainer: "VideoTrainer", dataset: object) -> None:
                     f"rows with the columns {', '.join(part.column_names)} are no clips: give `ClipDataset(rows, "
                     "TrainingClip(processor, num_frames))`, or rows with a transform that makes `pixel_values`."
                 )
-
-
-def check_classes(trainer: "VideoTrainer", dataset: object) -> None:
-    """Raises a `ValueError` for classes of clips that the model has no output for. The loss finds those of one batch,
-    and only where labels come on the CPU."""
-    config = trainer.model.config
-    heads = getattr(config, "heads", None) or {}
-    for part in list_parts(dataset):
-        clips = part.clips if isinstance(part, FrozenClips) else part
-        if not isinstance(clips, ClipDataset) or "label" not in clips.rows.features:
-            continue
-        num_labels = len(heads[clips.name]["labels"]) if clips.name in heads else count_labels(config)
-        labels = [
-            number for given in clips.rows["label"] for number in (given if isinstance(given, list) else [given])
-        ]
-        wrong = sorted({number for number in labels if type(number) is int and number >= num_labels})
-        # one output is a regression
-        if wrong and num_labels > 1:
-            raise ValueError(
-                f"the clips have classes {wrong}, and the model has {num_labels} (`num_labels`): give a model with "
-                "as many, or leave those clips out."
-            )
 
 
 def has_frozen(dataset: object) -> bool:

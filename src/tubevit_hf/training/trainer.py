@@ -48,7 +48,7 @@ from ..evaluation.views import average_views, run_views, to_scores
 from ..model.loss_tubevit import classification_loss, count_labels, infer_problem_type
 from ..model.modeling_tubevit import TubeViTModel
 from ..model.number_types_tubevit import warn_of_emulation
-from .checks import check_batches, check_classes, check_frozen, check_loss, check_rows, has_frozen
+from .checks import check_batches, check_frozen, check_loss, check_rows, has_frozen
 from .frozen import FrozenClips
 from .losses import video_loss
 
@@ -180,7 +180,6 @@ class VideoTrainer(Trainer):
         check_batches(self)
         check_frozen(self)
         check_rows(self, self.train_dataset)
-        check_classes(self, self.train_dataset)
 
     def check_lengths(self) -> None:
         """Raises a `ValueError` for what clips of different lengths do not go with."""
@@ -430,7 +429,6 @@ class VideoTrainer(Trainer):
     def look_at_evaluated(self, dataset: object) -> None:
         """Refuses rows that are no clips, and has random clips be the same in each evaluation."""
         check_rows(self, dataset)
-        check_classes(self, dataset)
         for part in list_parts(dataset):
             clips = part.clips if isinstance(part, FrozenClips) else part
             if isinstance(clips, ClipDataset) and clips.get_epoch() is None:
