@@ -43,14 +43,14 @@ from .frozen_tubevit import check_frozen, encode_frozen, freeze, resume_frozen
 from .hub_tubevit import TubeViTHubModel
 from .inputs_tubevit import as_frame_mask, as_video, check_channels, warn_of_images
 from .loss_tubevit import classification_loss
-from .moments_tubevit import TokenLayout, arrange_tokens, lay_out_tokens, mask_tokens
+from .moments_tubevit import TokenLayout, arrange_tokens, checked_token_layout, mask_tokens
 from .packing_tubevit import encode_packed
 from .patches_tubevit import gather_patches
 from .pooling_tubevit import POOLERS, TubeViTAttentionPooler
-from .positions_tubevit import resize_kernel, resize_positions
+from .positions_tubevit import interpolate_kernel, resize_positions
 from .stages_tubevit import Encoded, JointStage, MomentStage
 from .store_tubevit import Store
-from .tubes_tubevit import Size, as_size, sincos_positions
+from .tubes_tubevit import Size, Tube, sincos_positions
 
 
 class TubeViTTubeEmbedding(nn.Module):
@@ -59,9 +59,9 @@ class TubeViTTubeEmbedding(nn.Module):
     `(batch, num_frames, channels, height, width) -> (batch, t * h * w, hidden_size)`.
     """
 
-    def __init__(self, config: TubeViTConfig, index: int):
+    def __init__(self, config: TubeViTConfig, tube: Tube):
         super().__init__()
-        self.tube = config.resolved_tubes[index]
+        self.tube = tube
         self.hidden_size = config.hidden_size
         if config.tube_kernels == "separate":
             self.weight = nn.Parameter(
@@ -85,7 +85,7 @@ class TubeViTTubeEmbedding(nn.Module):
         """The tube's kernel out of the shared one (Section 3.3)."""
 
         def compute() -> torch.Tensor:
-            return resize_kernel(base_kernel[: self.tube.out_channels], self.tube.kernel_size, self.store)
+            return interpolate_kernel(base_kernel[: self.tube.out_channels], self.tube.kernel_size, self.store)
 
         return self.store.get_tensor("kernel", compute, self.bias, [base_kernel])
 
@@ -115,15 +115,16 @@ class TubeViTPositionEmbeddings(nn.Module):
 
         # not part of a checkpoint: right at every size, and after a load through the meta device
         def compute() -> torch.Tensor:
-            of_tubes = [self.of_tube(index, grid, tokens) for index, grid in enumerate(layout.clip_grids) if all(grid)]
+            grids = enumerate(layout.clip_grids)
+            tubes = [self.tube_positions(index, grid, tokens) for index, grid in grids if all(grid)]
             prefix = tokens.new_zeros(1, layout.num_moments, layout.num_prefix_tokens, tokens.shape[-1])
-            return arrange_tokens([prefix], of_tubes, layout)
+            return arrange_tokens([prefix], tubes, layout)
 
         # not `self.parameters()`, which replicas of `DataParallel` lack
         tables = [getattr(self, str(index)) for index in self.with_table]
         return tokens + self.store.get_tensor(layout, compute, tokens, tables)
 
-    def of_tube(self, index: int, grid: Size, like: torch.Tensor) -> torch.Tensor:
+    def tube_positions(self, index: int, grid: Size, like: torch.Tensor) -> torch.Tensor:
         """Position embeddings of a tube's tokens: `(1, t * h * w, hidden_size)`, as `like` on device and in number
         type."""
         if index in self.with_table:
@@ -158,10 +159,10 @@ class TubeViTEmbeddings(nn.Module):
     def __init__(self, config: TubeViTConfig):
         super().__init__()
         self.config = config
+        # not read from the config later: `refine_strides` changes it, and this model has been built
+        self.geometry = config.resolved_tubes
         # pyrefly: ignore[bad-assignment]  see above
-        self.tubes = nn.ModuleList(
-            [TubeViTTubeEmbedding(config, index) for index in range(len(config.resolved_tubes))]
-        )
+        self.tubes = nn.ModuleList([TubeViTTubeEmbedding(config, tube) for tube in self.geometry])
         if config.tube_kernels == "interpolated":
             self.base_kernel = nn.Parameter(
                 torch.empty(config.hidden_size, config.num_channels, *config.base_kernel_size)
@@ -188,13 +189,13 @@ class TubeViTEmbeddings(nn.Module):
             prefix.append(self.register_tokens)
         # each moment has its own: (1, n, hidden_size) -> (batch, num_moments, n, hidden_size)
         prefix = [token[:, None].expand(pixel_values.shape[0], layout.num_moments, -1, -1) for token in prefix]
-        of_tubes = [
+        tubes = [
             tube(pixel_values, grid, self.base_kernel)
             for tube, grid in zip(self.tubes, layout.clip_grids)
             if all(grid)
         ]
         # under autocast the products are in bfloat16, but positions and residual stream are not rounded
-        tokens = arrange_tokens(prefix, of_tubes, layout).to(self.tubes[0].bias.dtype)
+        tokens = arrange_tokens(prefix, tubes, layout).to(self.tubes[0].bias.dtype)
         return self.dropout(self.layernorm(self.position_embeddings(tokens, layout)))
 
     def layout(self, pixel_values: torch.Tensor) -> TokenLayout:
@@ -205,10 +206,9 @@ class TubeViTEmbeddings(nn.Module):
         """
         check_channels(pixel_values, self.config.num_channels)
         _, num_frames, _, height, width = pixel_values.shape
-        return self.store.get_static((num_frames, height, width), self.lay_out)
-
-    def lay_out(self, *size: int) -> TokenLayout:
-        return lay_out_tokens(self.config, [embedding.tube for embedding in self.tubes], as_size(size))
+        return self.store.get_static(
+            (num_frames, height, width), lambda size: checked_token_layout(self.config, self.geometry, size)
+        )
 
     def token_mask(self, pixel_values: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """Finds the tokens that see real frames only, in the order of the joint layers: `(batch, num_frames) ->
@@ -218,8 +218,8 @@ class TubeViTEmbeddings(nn.Module):
             ValueError: `frame_mask` has a wrong shape or type or, in eager mode, leaves a clip without a valid token
                 or, where that makes a difference, with a single moment beside others with more.
         """
-        tubes = [embedding.tube for embedding in self.tubes]
-        return mask_tokens(self.config, tubes, self.layout(pixel_values), as_frame_mask(frame_mask, pixel_values))
+        layout, frame_mask = self.layout(pixel_values), as_frame_mask(frame_mask, pixel_values)
+        return mask_tokens(self.config, self.geometry, layout, frame_mask)
 
 
 class TubeViTAttention(TubeViTMultiHeadAttention):
@@ -238,8 +238,9 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
     ) -> tuple[torch.Tensor, AttentionWeights]:
         if moments is None:
             return self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
-        of_moments = hidden_states.unflatten(1, moments).flatten(0, 1)
-        attn_output, attn_weights = self.attend(of_moments, of_moments, attention_mask, **kwargs)
+        # (batch, tokens, hidden_size) -> (batch * num_moments, tokens_per_moment, hidden_size)
+        separate = hidden_states.unflatten(1, moments).flatten(0, 1)
+        attn_output, attn_weights = self.attend(separate, separate, attention_mask, **kwargs)
         return attn_output.view(hidden_states.shape), attn_weights
 
 
@@ -485,8 +486,8 @@ class TubeViTModel(TubeViTPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Final norm and pooling."""
         last_hidden_state = self.layernorm(encoded.hidden_states)
-        read = {number: self.layernorm(states) for number, states in encoded.read.items()}
-        pooler_output = self.pooler(last_hidden_state, layout, token_mask, read, **kwargs)
+        layer_states = {number: self.layernorm(states) for number, states in encoded.layer_states.items()}
+        pooler_output = self.pooler(last_hidden_state, layout, token_mask, layer_states, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
 
     def encode_frozen(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -517,7 +518,9 @@ class TubeViTModel(TubeViTPreTrainedModel):
 
 
 class TubeViTForClassification(TubeViTPreTrainedModel):
-    """What the two classifiers share, weights included: a linear layer on the pooled tokens."""
+    """A linear classifier on the pooled tokens, the base of the two classifiers below: their weights are the same."""
+
+    _expects_videos = False
 
     def __init__(self, config: TubeViTConfig):
         super().__init__(config)
@@ -560,7 +563,7 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
         frozen_output (`torch.Tensor`, *optional*):
             What [`TubeViTModel.encode_frozen`] gave of clips, instead of these.
         """
-        if isinstance(self, TubeViTForVideoClassification) and not self.training:
+        if self._expects_videos and not self.training:
             warn_of_images(pixel_values)
         outputs = self.tubevit(pixel_values, frame_mask=frame_mask, frozen_output=frozen_output, **kwargs)
         logits = self.classifier(outputs.pooler_output)
@@ -576,7 +579,7 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
     custom_intro="TubeViT with a linear classifier on the pooled tokens, for videos; images go in as well."
 )
 class TubeViTForVideoClassification(TubeViTForClassification):
-    pass
+    _expects_videos = True
 
 
 @auto_docstring(

@@ -94,14 +94,12 @@ def token_layout(tubes: Sequence[Tube], size: Size, num_prefix_tokens: int, by_m
     return TokenLayout(num_moments, num_prefix_tokens, tuple(grids), in_moments)
 
 
-def arrange_tokens(
-    prefix: Sequence[torch.Tensor], of_tubes: Sequence[torch.Tensor], layout: TokenLayout
-) -> torch.Tensor:
+def arrange_tokens(prefix: Sequence[torch.Tensor], tubes: Sequence[torch.Tensor], layout: TokenLayout) -> torch.Tensor:
     """Puts tokens in their order.
 
     Args:
         prefix: CLS and registers, `(batch, num_moments, 1 or more, ...)` each.
-        of_tubes: tokens of each tube that fits, `(batch, t * h * w, ...)`.
+        tubes: tokens of each tube that fits, `(batch, t * h * w, ...)`.
 
     Returns:
         `(batch, tokens, ...)`.
@@ -109,13 +107,13 @@ def arrange_tokens(
     moments = list(prefix)
     later: list[torch.Tensor] = []
     fitting = [(grid, inside) for grid, inside in zip(layout.grids, layout.in_moments) if all(grid)]
-    for tokens, (grid, inside) in zip(of_tubes, fitting):
+    for tokens, (grid, inside) in zip(tubes, fitting):
         if inside:
             moments.append(tokens.unflatten(1, (layout.num_moments, prod(grid))))
         else:
             later.append(tokens)
-    of_moments = torch.cat(moments, dim=2).flatten(1, 2)
-    return torch.cat([of_moments, *later], dim=1) if later else of_moments
+    moment_tokens = torch.cat(moments, dim=2).flatten(1, 2)
+    return torch.cat([moment_tokens, *later], dim=1) if later else moment_tokens
 
 
 def split_moments(states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
@@ -138,14 +136,19 @@ def pool_moments(states: torch.Tensor, layout: TokenLayout, factors: Sequence[in
     lengths = [layout.num_prefix_tokens, *map(prod, layout.moment_grids)]
     prefix, *patches = moments.split(lengths, dim=2)
     pooled = [prefix]
-    for of_tube, (_, rows, columns) in zip(patches, layout.moment_grids):
+    for grid_patches, (_, rows, columns) in zip(patches, layout.moment_grids):
         if not rows:
             continue
         # (batch, num_moments, h * w, hidden_size) -> (batch * num_moments, hidden_size, h, w)
-        pictures = of_tube.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
+        pictures = grid_patches.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
         averages = avg_pool2d(pictures, list(factors), ceil_mode=True, count_include_pad=False)
         pooled.append(averages.flatten(2).transpose(1, 2).unflatten(0, moments.shape[:2]))
     return torch.cat(pooled, dim=2).flatten(1, 2)
+
+
+def find_moment_tube(tubes: Sequence[Tube]) -> Tube:
+    """Returns a tube that sees one frame. All such tubes have the same offset and stride in time."""
+    return next(tube for tube in tubes if tube.sees_one_frame)
 
 
 def time_positions(tube: Tube, layout: TokenLayout, states: torch.Tensor) -> torch.Tensor:
@@ -159,12 +162,12 @@ def time_positions(tube: Tube, layout: TokenLayout, states: torch.Tensor) -> tor
     """
     exact = torch.promote_types(states.dtype, torch.float32)
     times = tube.centers(0, layout.num_moments, exact, states.device)
-    of_moments = sincos_times(times, states.shape[-1]).to(states.dtype)
-    num_later = states.shape[1] - layout.tokens_per_moment * layout.num_moments
-    return pad(of_moments.repeat_interleave(layout.tokens_per_moment, dim=0)[None], (0, 0, 0, num_later))
+    positions = sincos_times(times, states.shape[-1]).to(states.dtype)
+    num_later = states.shape[1] - layout.num_moment_tokens
+    return pad(positions.repeat_interleave(layout.tokens_per_moment, dim=0)[None], (0, 0, 0, num_later))
 
 
-def lay_out_tokens(config: "TubeViTConfig", tubes: Sequence[Tube], size: Size) -> TokenLayout:
+def checked_token_layout(config: "TubeViTConfig", tubes: Sequence[Tube], size: Size) -> TokenLayout:
     """Layout of a clip of `size` (frames, pixels) in the embeddings.
 
     Raises:
@@ -206,13 +209,12 @@ def mask_tokens(
     """
     joined, by_moment = layout.pool(config.joint_pooling), config.joint_layer > 0
     # (batch, num_moments)
-    of_moments = torch.ones_like(frame_mask[:, :1])
+    moments = torch.ones_like(frame_mask[:, :1])
     if by_moment:
-        one_frame = next(tube for tube in tubes if tube.sees_one_frame)
-        of_moments = one_frame.valid_tokens(frame_mask, (layout.num_moments, 1, 1))
-    prefix = of_moments[..., None].expand(-1, -1, layout.num_prefix_tokens)
-    of_tubes = [tube.valid_tokens(frame_mask, grid) for tube, grid in zip(tubes, joined.clip_grids) if all(grid)]
-    token_mask = arrange_tokens([prefix], of_tubes, joined)
+        moments = find_moment_tube(tubes).valid_tokens(frame_mask, (layout.num_moments, 1, 1))
+    prefix = moments[..., None].expand(-1, -1, layout.num_prefix_tokens)
+    patches = [tube.valid_tokens(frame_mask, grid) for tube, grid in zip(tubes, joined.clip_grids) if all(grid)]
+    token_mask = arrange_tokens([prefix], patches, joined)
     if can_read(token_mask):
         check_token_mask(config, token_mask, frame_mask, joined)
     return token_mask

@@ -53,18 +53,10 @@ def encode_packed(
     layouts = [model.embeddings.layout(video) for video in videos]
     # single frames run alone in any case
     alone = [model.encode_moments(video, layout, **kwargs) for video, layout in zip(videos, layouts)]
-    lengths = [encoded.hidden_states.shape[1] for encoded in alone]
-    row = Encoded(
-        torch.cat([encoded.hidden_states for encoded in alone], dim=1),
-        torch.cat([encoded.embedding_output for encoded in alone], dim=1),
-        {},
-    )
-    mask, apart = keep_apart(config, row.hidden_states, lengths)
-    row = model.joint_stage(model.layers, row, mask, **apart, **kwargs)
-    outputs = [
-        model.finish(packed._replace(read=encoded.read | packed.read), layout, None, **kwargs)
-        for encoded, packed, layout in zip(alone, row.split(lengths), layouts)
-    ]
+    row = Encoded.pack(alone)
+    mask, arguments = keep_apart(config, row.hidden_states, [encoded.hidden_states.shape[1] for encoded in alone])
+    row = model.joint_stage(model.layers, row, mask, **arguments, **kwargs)
+    outputs = [model.finish(encoded, layout, None, **kwargs) for encoded, layout in zip(row.unpack(alone), layouts)]
     return BaseModelOutputWithPooling(
         last_hidden_state=torch.cat([output["last_hidden_state"] for output in outputs], dim=1),
         pooler_output=torch.cat([output["pooler_output"] for output in outputs]),

@@ -6,7 +6,7 @@ Poolers are modules of one signature, with weights or without, so that the model
     hidden_states   normed tokens at the end: (batch, tokens, hidden_size) -> (batch, features)
     layout          of the clip in the embeddings; `layout.pool(config.joint_pooling)` is that of the tokens at the end
     token_mask      of the tokens at the end: (batch, tokens), or None
-    read            normed tokens after the layers that `config.layers_read` lists, by the number of layers
+    layer_states    normed tokens after the layers that `config.layers_read` lists, by the number of layers
 """
 
 import torch
@@ -32,7 +32,7 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
         hidden_states: torch.Tensor,
         layout: TokenLayout,
         token_mask: torch.Tensor | None,
-        read: dict[int, torch.Tensor],
+        layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         # copied, see `TubeViTMeanPooler`
@@ -60,7 +60,7 @@ class TubeViTMeanPooler(nn.Module):
         hidden_states: torch.Tensor,
         layout: TokenLayout,
         token_mask: torch.Tensor | None,
-        read: dict[int, torch.Tensor],
+        layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         joined = layout.pool(self.config.joint_pooling)
@@ -112,14 +112,14 @@ class TubeViTGridPooler(nn.Module):
         hidden_states: torch.Tensor,
         layout: TokenLayout,
         token_mask: torch.Tensor | None,
-        read: dict[int, torch.Tensor],
+        layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         joined = layout.pool(self.config.joint_pooling)
         valid = None if token_mask is None else valid_moments(token_mask, joined)
         features = [
             self.describe(states, joined if number > self.config.joint_layer else layout, valid)
-            for number, states in read.items()
+            for number, states in layer_states.items()
         ]
         return torch.cat(features, dim=1)
 

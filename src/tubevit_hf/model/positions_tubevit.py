@@ -45,7 +45,7 @@ def resize_positions(table: torch.Tensor, grid: Size, resize: str, store: Store)
     return table.flatten(1, 3)
 
 
-def resize_kernel(base_kernel: torch.Tensor, kernel_size: Size, store: Store) -> torch.Tensor:
+def interpolate_kernel(base_kernel: torch.Tensor, kernel_size: Size, store: Store) -> torch.Tensor:
     """Brings a shared kernel `(out_channels, channels, t, h, w)` to another size (Section 3.3): tri-linear, without
     rescaling."""
     kernel = base_kernel.to(torch.promote_types(base_kernel.dtype, torch.float32))

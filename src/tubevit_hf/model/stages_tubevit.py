@@ -4,6 +4,7 @@
 A model without a `joint_layer` has the second stage only: all tokens attend to each other in every layer.
 """
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_tubevit import TubeViTConfig
-from .moments_tubevit import TokenLayout, pool_moments, time_positions
+from .moments_tubevit import TokenLayout, find_moment_tube, pool_moments, time_positions
 from .store_tubevit import Store
 
 
@@ -25,25 +26,40 @@ class Encoded(NamedTuple):
     # z0, which a gate adds (Eq. 8), in the same order
     embedding_output: torch.Tensor
     # states after the layers that the pooling reads, by the number of layers
-    read: dict[int, torch.Tensor]
+    layer_states: dict[int, torch.Tensor]
 
     @classmethod
     def start(cls, tokens: torch.Tensor, config: TubeViTConfig) -> "Encoded":
         """Tokens that no layer has seen."""
         return cls(tokens, tokens, {0: tokens} if 0 in config.layers_read else {})
 
-    def split(self, lengths: list[int]) -> "list[Encoded]":
-        """Splits a row of packed clips by their numbers of tokens."""
-        parts = [
-            part.split(lengths, dim=1) for part in (self.hidden_states, self.embedding_output, *self.read.values())
+    @classmethod
+    def pack(cls, clips: "Sequence[Encoded]") -> "Encoded":
+        """Concatenates clips of batch 1 to one row; their `layer_states` stay with the clips."""
+        hidden_states = torch.cat([clip.hidden_states for clip in clips], dim=1)
+        embedding_output = torch.cat([clip.embedding_output for clip in clips], dim=1)
+        return cls(hidden_states, embedding_output, {})
+
+    def unpack(self, clips: "Sequence[Encoded]") -> "list[Encoded]":
+        """Splits the row of these clips, and gives each clip its earlier `layer_states` back."""
+        lengths = [clip.hidden_states.shape[1] for clip in clips]
+        hidden_states = self.hidden_states.split(lengths, dim=1)
+        embedding_output = self.embedding_output.split(lengths, dim=1)
+        layer_states = {number: states.split(lengths, dim=1) for number, states in self.layer_states.items()}
+        return [
+            Encoded(
+                hidden_states[index],
+                embedding_output[index],
+                clip.layer_states | {number: states[index] for number, states in layer_states.items()},
+            )
+            for index, clip in enumerate(clips)
         ]
-        return [Encoded(hidden, embedded, dict(zip(self.read, read))) for hidden, embedded, *read in zip(*parts)]
 
 
 def run_layers(
     layers: nn.ModuleList,
     encoded: Encoded,
-    numbers: range,
+    indices: range,
     config: TubeViTConfig,
     attention_mask: torch.Tensor | None = None,
     moments: tuple[int, int] | None = None,
@@ -53,19 +69,19 @@ def run_layers(
 
     Args:
         layers: all layers of the model.
-        encoded: states that enter the first of `numbers`.
+        encoded: states that enter the first of `indices`.
         moments: number of moments, and tokens of each, where tokens attend to those of their moment only.
     """
-    hidden_states, embedding_output, read = encoded
-    read, wanted, freeze_before = dict(read), config.layers_read, config.freeze_before
-    for number, layer in zip(numbers, islice(layers, numbers.start, None)):
-        if number == freeze_before and layer.gradient_checkpointing and not hidden_states.requires_grad:
+    hidden_states, embedding_output, layer_states = encoded
+    layer_states, layers_read, freeze_before = dict(layer_states), config.layers_read, config.freeze_before
+    for index, layer in zip(indices, islice(layers, indices.start, None)):
+        if index == freeze_before and layer.gradient_checkpointing and not hidden_states.requires_grad:
             # re-entrant checkpointing trains a layer only if one of its inputs asks for a gradient
             hidden_states = hidden_states.detach().requires_grad_()
         hidden_states = layer(hidden_states, embedding_output, attention_mask, moments, **kwargs)
-        if number + 1 in wanted:
-            read[number + 1] = hidden_states
-    return Encoded(hidden_states, embedding_output, read)
+        if index + 1 in layers_read:
+            layer_states[index + 1] = hidden_states
+    return Encoded(hidden_states, embedding_output, layer_states)
 
 
 class MomentStage:
@@ -100,14 +116,12 @@ class MomentStage:
             for states in (encoded.hidden_states, encoded.embedding_output)
         )
         if layout.num_moments > 1:
-            hidden_states = hidden_states + self.time_positions(hidden_states, layout)
+            joined, like = layout.pool(self.config.joint_pooling), hidden_states
+            tube = find_moment_tube(self.config.resolved_tubes)
+            hidden_states = hidden_states + self.store.get_tensor(
+                joined, lambda: time_positions(tube, joined, like), like
+            )
         return encoded._replace(hidden_states=hidden_states, embedding_output=embedding_output)
-
-    def time_positions(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
-        """Positions in time of joined moments: `(1, tokens, hidden_size)`."""
-        joined = layout.pool(self.config.joint_pooling)
-        tube = next(tube for tube in self.config.resolved_tubes if tube.sees_one_frame)
-        return self.store.get_tensor(joined, lambda: time_positions(tube, joined, states), states)
 
 
 class JointStage:
@@ -130,13 +144,13 @@ class JointStage:
         Args:
             token_mask: `(batch, tokens)`, bool, or a mask as the attention takes it.
         """
-        numbers = range(
+        indices = range(
             self.config.joint_layer if start is None else start,
             self.config.num_hidden_layers if stop is None else stop,
         )
         attention_mask = None
-        if token_mask is not None and numbers:
+        if token_mask is not None and indices:
             attention_mask = create_bidirectional_mask(
                 config=self.config, inputs_embeds=encoded.hidden_states, attention_mask=token_mask
             )
-        return run_layers(layers, encoded, numbers, self.config, attention_mask, **kwargs)
+        return run_layers(layers, encoded, indices, self.config, attention_mask, **kwargs)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers.utils.import_utils import is_tracing
 
+from .tubes_tubevit import Size
+
 
 if TYPE_CHECKING:
     from .configuration_tubevit import TubeViTConfig
@@ -53,11 +55,11 @@ class Store:
                 del self.results[next(iter(self.results))]
         return result
 
-    def get_static(self, sizes: tuple[int, ...], compute: Callable[..., ResultT]) -> ResultT:
-        """Returns `compute(*sizes)`, kept for sizes that are numbers and not symbols of a graph."""
-        if torch.compiler.is_compiling() or any(type(size) is not int for size in sizes):
-            return compute(*sizes)
-        return self.get(sizes, lambda: compute(*sizes))
+    def get_static(self, size: Size, compute: Callable[[Size], ResultT]) -> ResultT:
+        """Returns `compute(size)`. It is kept if the lengths are numbers, and not symbols of a graph."""
+        if torch.compiler.is_compiling() or any(type(length) is not int for length in size):
+            return compute(size)
+        return self.get(size, lambda: compute(size))
 
     def get_tensor(
         self,
