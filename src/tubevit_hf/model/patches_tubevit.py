@@ -9,7 +9,7 @@ from .store_tubevit import can_keep
 from .tubes_tubevit import Size, Tube
 
 
-# number types by their bytes, as which neighbouring pixels are copied at once
+# types in which neighbouring pixels are copied as one element, by their size in bytes
 BLOCK_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
@@ -17,7 +17,7 @@ def gather_patches(pixel_values: torch.Tensor, tube: Tube, grid: Size, dtype: to
     """Copies the pixels under each kernel application of a tube.
 
     `(batch, num_frames, channels, height, width) -> (batch, t * h * w, neighbours, channels * kt * kh * kw)`, each in
-    raster order; `grid`: `(t, h, w)` of the tube in these clips.
+    raster order. `grid` is `(t, h, w)`, the tube's grid in these clips.
     """
     block = find_block(pixel_values, tube, dtype)
     if block > 1:
@@ -29,10 +29,10 @@ def gather_patches(pixel_values: torch.Tensor, tube: Tube, grid: Size, dtype: to
 def copy_patches(
     pixel_values: torch.Tensor, tube: Tube, grid: Size, dtype: torch.dtype, block: int = 1
 ) -> torch.Tensor:
-    """Copies as `gather_patches`, element by element; `block`: pixels of an element."""
+    """Does the work of `gather_patches`, one element at a time; `block` is the number of pixels in an element."""
     (kt, kh, kw), (ft, fh, fw), (t, h, w) = tube.kernel_size, tube.space_to_depth, grid
-    # kernel applications of neighbours are one stride of the kernel apart, and so are the last of a token and the
-    # first of the next one: each axis holds t * ft of them. Nothing is copied before the end
+    # all kernel applications along an axis are one `kernel_stride` apart, within a token and from one token to the
+    # next: an axis has t * ft of them, and one `unfold` finds them all. Nothing is copied before the end
     axes = zip(tube.offset, grid, tube.space_to_depth, tube.kernel_stride, tube.kernel_size, (1, 1, block))
     frames, rows, columns = (
         slice(start // of, (start + (count * factor - 1) * step + kernel) // of)
@@ -45,14 +45,17 @@ def copy_patches(
     # (batch, t * ft, channels, h * fh, w * fw, kt, kh, kw) -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw)
     patches = patches.view(batch_size, t, ft, channels, h, fh, w, fw, kt, kh, kw // block)
     patches = patches.permute(0, 1, 4, 6, 2, 5, 7, 3, 8, 9, 10)
-    # in any case: see `TubeViTMeanPooler`
+    # always a copy, see `TubeViTMeanPooler.choose`
     patches = patches.to(dtype, copy=True, memory_format=torch.contiguous_format)
     return patches.view(batch_size, t * h * w, ft * fh * fw, channels * kt * kh * (kw // block))
 
 
 def find_block(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> int:
-    """Number of pixels along the width that can be copied as one element of a wider type: a CPU copies short rows by
-    pixels, at a fraction of its rate. 1 where gradients, a graph or another number type need pixels."""
+    """Returns the number of pixels along the width that can be copied as one element of a wider type.
+
+    Pixel by pixel, a CPU copies short rows at a fraction of its rate. The number is 1 on other devices, and where
+    gradients, graphs or a change of dtype need single pixels.
+    """
     if (
         pixel_values.device.type != "cpu"
         or pixel_values.requires_grad
