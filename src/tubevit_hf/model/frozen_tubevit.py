@@ -50,7 +50,7 @@ def check_frozen(config: TubeViTConfig) -> int:
     if config.pooling_type == "grid" and config.freeze_before < config.num_hidden_layers:
         raise ValueError(
             f"`freeze_before` is {config.freeze_before} of {config.num_hidden_layers} layers, and the grid pooling "
-            "reads what comes of them: freeze all layers."
+            "reads the output of all: freeze all layers."
         )
     return config.freeze_before
 
@@ -96,8 +96,8 @@ def resume_frozen(
     if config.pooling_type != "attention" and frozen_output.shape[2] != num_tokens:
         raise ValueError(
             f"`frozen_output` has {frozen_output.shape[2]} tokens, and a clip of the config's own size, "
-            f"{'x'.join(map(str, config.native_size))}, {num_tokens}: with `pooling_type` "
-            f"{config.pooling_type!r} only those can be told apart."
+            f"{'x'.join(map(str, config.native_size))}, {num_tokens}: `pooling_type` {config.pooling_type!r} needs "
+            "the order of the tokens, which is known for that size only."
         )
     encoded = Encoded(frozen_output[:, 0], frozen_output[:, -1], {})
     encoded = model.joint_stage(model.layers, encoded, start=before, **kwargs)
