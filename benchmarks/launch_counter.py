@@ -27,6 +27,7 @@ NO_KERNEL = {
     "aten::empty_permuted",
     "aten::empty_strided",
     "aten::is_same_size",
+    "aten::is_set_to",
     "aten::lift",
     "aten::lift_fresh",
     "aten::new_empty",

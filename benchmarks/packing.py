@@ -10,6 +10,7 @@ are random numbers, of random lengths.
 
 import argparse
 import random
+from copy import deepcopy
 
 import torch
 from common import describe_machine, report, summarise, time_interleaved
@@ -18,6 +19,7 @@ from transformers.masking_utils import create_bidirectional_mask, packed_sequenc
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification
 from tubevit_hf.data import collate_clips, pack_clips
+from tubevit_hf.model import packing_tubevit
 
 
 SHORTEST, LONGEST = 8, 64
@@ -39,9 +41,16 @@ def main() -> None:
 
     config = TubeViTConfig.from_preset(arguments.preset, num_frames=LONGEST, image_size=arguments.image_size)
     model = TubeViTForVideoClassification(config).to(device).train()
-    masked = TubeViTForVideoClassification(config).to(device).train()
+    masked = TubeViTForVideoClassification(deepcopy(config)).to(device).train()
     masked.load_state_dict(model.state_dict())
-    masked.tubevit.keep_apart = lambda row, lengths: (mask_of_clips(masked, row, lengths), {})
+    keep_apart = packing_tubevit.keep_apart
+
+    def mask_one_model(config: TubeViTConfig, row: torch.Tensor, lengths: list[int]):
+        return (
+            (mask_of_clips(config, row, lengths), {}) if config is masked.config else keep_apart(config, row, lengths)
+        )
+
+    packing_tubevit.keep_apart = mask_one_model
 
     seconds: dict[str, list[float]] = {}
     real, padded = [], []
@@ -102,11 +111,11 @@ def make_step(model: nn.Module, batch: dict):
     return step
 
 
-def mask_of_clips(model: nn.Module, row: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+def mask_of_clips(config: TubeViTConfig, row: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     """A block for each clip, by transformers' own mask of packed sequences."""
     clip_of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None].to(row.device)
     same_clip = packed_sequence_mask_function(clip_of)
-    return create_bidirectional_mask(model.config, row, None, and_mask_function=same_clip)
+    return create_bidirectional_mask(config, row, None, and_mask_function=same_clip)
 
 
 def check_losses(losses: list[float]) -> None:

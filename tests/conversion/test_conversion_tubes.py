@@ -152,7 +152,7 @@ def test_positions_of_the_paper(vit):
     patches_rms = table[0, 1:].square().mean().sqrt().item()
     assert model.config.position_embedding_scale == pytest.approx(patches_rms * 2**0.5)
     # a sine and its cosine have an rms of sqrt(1/2) together
-    positions = model.tubevit.embeddings.position_embeddings.of_tube(3, (1, 4, 4), torch.empty(0))
+    positions = model.tubevit.embeddings.position_embeddings.tube_positions(3, (1, 4, 4), torch.empty(0))
     assert positions.square().mean().sqrt().item() == pytest.approx(patches_rms, rel=0.01)
     assert not report.new
 

@@ -54,6 +54,7 @@ MODEL_FILES = {
     "moments_tubevit.py",
     "number_types_tubevit.py",
     "packing_tubevit.py",
+    "patches_tubevit.py",
     "pooling_tubevit.py",
     "positions_tubevit.py",
     "stages_tubevit.py",

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..model.configuration_tubevit import TubeViTConfig
+from ..model.moments_tubevit import find_moment_tube
 from ..model.tubes_tubevit import Size, Tube, as_size
 
 
@@ -48,7 +49,7 @@ class SizeRange:
         least_real_frames = min(far_end(tube)[0] for tube in fitting)
         if config.joint_layer > 0:
             # a single moment is encoded as an image, which is another graph
-            tube = next(tube for tube in fitting if tube.sees_one_frame)
+            tube = find_moment_tube(fitting)
             second_moment = far_end(tube)[0] + tube.stride[0]
             if size[0] >= second_moment:
                 minimum[0] = max(minimum[0], second_moment)

@@ -150,7 +150,7 @@ class SingleFrames:
         gated = [encoded.embedding_output] if self.has_late_gate else []
         # frames that were refused leave no trace
         self.size = (pixel_values.shape[2], pixel_values.shape[3])
-        return [encoded.hidden_states, *gated, *(encoded.read[number] for number in self.read_before)]
+        return [encoded.hidden_states, *gated, *(encoded.layer_states[number] for number in self.read_before)]
 
     def classify(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Parts `(windows, frames, tokens of a moment, hidden_size)` to logits."""
@@ -158,13 +158,12 @@ class SingleFrames:
         # (windows, frames, tokens of a moment, hidden_size) -> (windows, tokens, hidden_size)
         hidden_states, *others = [part.flatten(1, 2) for part in parts]
         embedding_output = others.pop(0) if self.has_late_gate else hidden_states
-        read = dict(zip(self.read_before, others))
+        layer_states = dict(zip(self.read_before, others))
         if self.config.joint_layer in self.config.layers_read:
-            read[self.config.joint_layer] = hidden_states
+            layer_states[self.config.joint_layer] = hidden_states
         # no tube comes in later
-        joined = encoder.moment_stage.join(
-            Encoded(hidden_states, embedding_output, read), hidden_states[:, :0], layout
-        )
+        encoded = Encoded(hidden_states, embedding_output, layer_states)
+        joined = encoder.moment_stage.join(encoded, hidden_states[:, :0], layout)
         encoded = encoder.joint_stage(encoder.layers, joined)
         return self.model.classifier(encoder.finish(encoded, layout, None).pooler_output)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-head attention that the layers and the attention pooling share, through transformers' attention interface."""
+"""Multi-head attention, shared by the layers and the attention pooling, on transformers' attention interface."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from transformers.utils import TransformersKwargs
 from .configuration_tubevit import TubeViTConfig
 
 
-# of packed clips, those of each
+# a tuple has the weights of each packed clip
 AttentionWeights = torch.Tensor | tuple[torch.Tensor, ...] | None
 
 
@@ -27,8 +27,11 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in full: `(batch, heads, queries, head_dim)` over keys and values `(batch, heads, tokens, head_dim) ->
-    (batch, queries, heads, head_dim)` and the weights `(batch, heads, queries, tokens)`."""
+    """Attention that returns its weights, in plain PyTorch.
+
+    Queries `(batch, heads, queries, head_dim)`, keys and values `(batch, heads, tokens, head_dim) -> (batch, queries,
+    heads, head_dim)` and weights `(batch, heads, queries, tokens)`.
+    """
     attn_weights = query @ key.transpose(-2, -1) * scaling
     if attention_mask is not None:
         attn_weights = attn_weights + attention_mask
@@ -64,13 +67,13 @@ def make_mask(
 class TubeViTMultiHeadAttention(nn.Module):
     """Multi-head attention of queries over keys and values.
 
-    `(batch, queries, hidden_size)`, `(batch, tokens, hidden_size) -> (batch, queries, hidden_size)` and the weights.
+    `(batch, queries, hidden_size)`, `(batch, tokens, hidden_size) -> (batch, queries, hidden_size)` and weights.
     """
 
     def __init__(self, config: TubeViTConfig):
         super().__init__()
         self.config = config
-        # read here once: a config takes its time for each of its values
+        # read once: each attribute of a config takes the host some time
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // self.num_heads
         self.scaling = self.head_dim**-0.5
@@ -89,16 +92,19 @@ class TubeViTMultiHeadAttention(nn.Module):
         clip_tokens: Sequence[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, AttentionWeights]:
-        """Attends over all tokens or, with `clip_tokens`, the numbers of tokens of packed clips, over those of each
-        clip."""
+        """Attends over all tokens; with `clip_tokens`, the number of tokens of each packed clip, over each clip alone.
+
+        Args:
+            queries: `(batch, queries, hidden_size)`.
+            hidden_states: keys and values, `(batch, tokens, hidden_size)`.
+        """
         # (batch, queries or tokens, hidden_size) -> (batch, heads, queries or tokens, head_dim)
         heads = (self.num_heads, self.head_dim)
         query = self.q_proj(queries).view(*queries.shape[:2], *heads).transpose(1, 2)
-        of_tokens = (*hidden_states.shape[:2], *heads)
-        key = self.k_proj(hidden_states).view(of_tokens).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(of_tokens).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(*hidden_states.shape[:2], *heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(*hidden_states.shape[:2], *heads).transpose(1, 2)
         attention: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            # pyrefly: ignore[bad-argument-type]  None, as of a module without its model, is allowed there
+            # pyrefly: ignore[bad-argument-type]  it takes None, which a module without a model has
             self.config._attn_implementation,
             eager_attention_forward,
         )
@@ -107,7 +113,7 @@ class TubeViTMultiHeadAttention(nn.Module):
         if clip_tokens is None:
             attn_output, attn_weights = attention(self, query, key, value, attention_mask, **settings)
         else:
-            # clip by clip: a mask would have all that it hides computed first
+            # clip by clip: with a mask over the row, the pairs that it hides would be computed too
             of_clips = zip(*(states.split(list(clip_tokens), dim=2) for states in (query, key, value)))
             outputs, weights = zip(*(attention(self, *of_clip, None, **settings) for of_clip in of_clips))
             attn_output, attn_weights = torch.cat(outputs, dim=1), None if weights[0] is None else weights

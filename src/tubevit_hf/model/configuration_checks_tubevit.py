@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of a configuration: limits, sizes, layers, tubes, heads, labels, and the files of strangers.
+"""Checks a configuration: limits, sizes, layers, tubes, heads, labels, and files of strangers.
 
 Each check is a function of a config, or of plain values, and raises an error that names the field. `TubeViTConfig`
-calls them when it is made, loaded and saved.
+calls the checks when it is made, loaded and saved.
 """
 
 import math
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# What a config may ask for: far above any model that was trained, far below what a machine could not hold. A
-# stranger's file is refused before anything is allocated; `TUBEVIT_ANY_CONFIG=1` in the environment lifts all of them
+# Largest values of a config: far above any trained model, and small enough for a machine's memory. A stranger's file
+# is refused before memory is allocated. `TUBEVIT_ANY_CONFIG=1` in the environment lifts all limits
 LIMITS = {
     "hidden_size": 2**16,
     "num_hidden_layers": 2**10,
@@ -48,13 +48,13 @@ LIMITS = {
     "number of parameters": 2**36,
 }
 
-# A file may not set these to a repository: transformers would run its code
+# A file may not set these fields to a repository, whose code transformers would run
 ATTENTION_KEYS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
 
-# Transformers passes these beside the declared fields, when it loads a `config.json` or builds a model
+# Transformers passes these keywords beside the declared fields when it loads a `config.json` or builds a model
 TRANSFORMERS_KEYS = {
     *("_attn_implementation_internal", "_commit_hash", "_experts_implementation_internal", "_name_or_path"),
     *("attn_implementation", "auto_map", "distributed_config", "experts_implementation", "model_type", "name_or_path"),
@@ -64,7 +64,7 @@ TRANSFORMERS_KEYS = {
 
 
 def check_limit(name: str, value: float, limit: str | None = None) -> None:
-    """Raises a `ValueError` if a value exceeds its limit, that of `name` by default."""
+    """Raises a `ValueError` if a value exceeds `LIMITS[limit]`, or `LIMITS[name]` if no `limit` is given."""
     largest = LIMITS[limit or name]
     if value > largest and os.environ.get("TUBEVIT_ANY_CONFIG", "0") in ("", "0"):
         raise ValueError(
@@ -77,7 +77,7 @@ def check_limit(name: str, value: float, limit: str | None = None) -> None:
 
 
 def check_sizes(config: "TubeViTConfig") -> None:
-    """Checks that numbers are within their limits and ranges, and that the heads divide the width."""
+    """Checks limits and ranges of numbers, and that `num_attention_heads` divides `hidden_size`."""
     for name in [name for name in LIMITS if name in config.__dataclass_fields__]:
         value = getattr(config, name)
         for number in value if isinstance(value, list) else (value,):
@@ -115,7 +115,7 @@ def check_sizes(config: "TubeViTConfig") -> None:
 
 
 def check_layers(config: "TubeViTConfig") -> None:
-    """Checks that the activation, and every layer named by its index, exists, and that the pooling can read them."""
+    """Checks that the activation exists, that indices of layers are in range, and the pooling (`check_pooling`)."""
     num_layers = config.num_hidden_layers
     if config.hidden_act not in ACT2FN:
         raise ValueError(f"`hidden_act` must be one of {', '.join(sorted(ACT2FN))}, got {config.hidden_act!r}.")
@@ -132,7 +132,7 @@ def check_layers(config: "TubeViTConfig") -> None:
 
 
 def check_pooling(config: "TubeViTConfig") -> None:
-    """Checks that the pooling gets the tokens and layers that it reads."""
+    """Checks that the tokens and layers exist that the pooling reads."""
     if len(config.joint_pooling) != 2 or min(config.joint_pooling) < 1:
         raise ValueError(f"`joint_pooling` must be [h, w], each at least 1, got {config.joint_pooling}.")
     if config.joint_layer == 0 and config.joint_pooling != [1, 1]:
@@ -185,7 +185,7 @@ def check_tubes(config: "TubeViTConfig") -> None:
 
 
 def check_tube(config: "TubeViTConfig", tube: Tube, name: str) -> None:
-    """Checks one tube against the interpolated kernel and its learned position table; `name` is how errors call it."""
+    """Checks one tube against the interpolated kernel and its learned position table; errors call it `name`."""
     if config.tube_kernels == "interpolated" and tube.out_channels > config.hidden_size:
         raise ValueError(
             f"`{name}.out_channels` is {tube.out_channels}, but an interpolated kernel has only "
@@ -218,7 +218,7 @@ def count_about(config: "TubeViTConfig") -> int:
 
 
 def check_heads(config: "TubeViTConfig") -> None:
-    """Checks that heads have classes, and names that parameters can have."""
+    """Checks that each head has classes, and a name that a module can have."""
     for name, head in (config.heads or {}).items():
         labels = head.get("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -239,7 +239,7 @@ def check_heads(config: "TubeViTConfig") -> None:
 def check_labels(config: "TubeViTConfig") -> None:
     """Checks that classes are numbered from 0, each with a name; two may share one, as ImageNet's cranes do."""
     if config.id2label is not None:
-        # again, as they may have been changed in place
+        # again, since the dict may have been changed in place
         number_labels(config.id2label)
 
 
@@ -257,8 +257,8 @@ def number_labels(id2label: object) -> dict[int, str]:
     """Returns `id2label` with whole numbers as keys.
 
     Raises:
-        TypeError: it is no dict, or has other names than texts.
-        ValueError: a key is no number or there twice, or the numbers are not those from 0 on.
+        TypeError: `id2label` is no dict, or a name is no string.
+        ValueError: a key is no number, a number is there twice, or the numbers do not count from 0 without gaps.
     """
     if not isinstance(id2label, dict):
         raise TypeError(f"`id2label` must be a dict of numbers and names, got {reprlib.repr(id2label)}.")
@@ -291,7 +291,7 @@ def number_names(label2id: object) -> dict[str, int]:
 
 
 def as_class_number(field: str, value: object) -> int:
-    """Reads the number of a class, which JSON may hold as a text; raises a `ValueError` for anything else."""
+    """Reads the number of a class, which may be a string in JSON; raises a `ValueError` for other values."""
     if not re.fullmatch("-?[0-9]{1,9}", str(value)):
         raise ValueError(
             f"`{field}` must have the numbers of the classes as {'keys' if field == 'id2label' else 'values'}, got "
@@ -301,23 +301,23 @@ def as_class_number(field: str, value: object) -> int:
 
 
 def invert(id2label: Mapping[Any, str]) -> dict[str, int]:
-    """Makes a `label2id` of an `id2label`; a name that several classes share gets the last one's number."""
+    """Makes a `label2id` from an `id2label`; a name that several classes share gets the number of the last."""
     return {label: number for number, label in id2label.items()}
 
 
 def agrees(label2id: Mapping[str, Any], id2label: Mapping[Any, str]) -> bool:
-    """Compares the two: True if they describe the same classes."""
+    """Returns True if both describe the same classes."""
     return label2id.keys() == set(id2label.values()) and all(
         id2label.get(number) == label for label, number in label2id.items()
     )
 
 
 def settle_labels(config_dict: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a file with the labels that a call gives in `kwargs`, which are taken out of there.
+    """Moves labels from `kwargs` to the fields of a file, and returns the fields.
 
-    A `label2id` of the file that contradicts its `id2label` is dropped with a warning.
+    A `label2id` in the file that contradicts its `id2label` is dropped with a warning.
     """
-    # before transformers looks at each of them
+    # before transformers loops over all labels
     check_limit("num_labels", len(config_dict.get("id2label") or ()))
     given = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
     known = config_dict.get("id2label")
@@ -332,21 +332,21 @@ def settle_labels(config_dict: dict[str, Any], kwargs: dict[str, Any]) -> dict[s
         except (TypeError, ValueError):
             is_sound = False
         if not is_sound:
-            # such files were written where a call had replaced `id2label` alone
+            # a call that replaced `id2label` alone has written such files
             logger.warning("`label2id` of the configuration does not say what its `id2label` says, which counts.")
             del config_dict["label2id"]
     return config_dict
 
 
-# Files of strangers: checks that must come before anything else
+# Files of strangers: these checks run first
 
 
 def check_before_use(config: "TubeViTConfig", kwargs: Mapping[str, Any]) -> None:
-    """Checks whatever would take long, or fail without naming a field, before the other checks can run.
+    """Checks values with which the other checks would take long, or fail without naming a field.
 
     Args:
-        config: has its fields as given.
-        kwargs: what was given beside the fields.
+        config: a config whose fields are set, without any check.
+        kwargs: keywords that are no fields.
     """
     if config.tubes is not None:
         check_numbers(config.tubes)
@@ -358,7 +358,7 @@ def check_before_use(config: "TubeViTConfig", kwargs: Mapping[str, Any]) -> None
 
 
 def check_numbers(tubes: Sequence[Any]) -> None:
-    """Checks that tubes are few, and hold no huge numbers and no lists in lists; `Tube.from_dict` checks the rest."""
+    """Checks that tubes are few, without huge numbers and nested lists; `Tube.from_dict` checks the rest."""
     check_limit("tubes", len(tubes), "number of tubes")
     for index, tube in enumerate(tubes):
         for key, value in tube.items() if isinstance(tube, dict) else ():
@@ -370,7 +370,7 @@ def check_numbers(tubes: Sequence[Any]) -> None:
 
 
 def check_keywords(config: "TubeViTConfig", kwargs: Mapping[str, Any]) -> None:
-    """Checks `num_labels`, which must fit the names, and `auto_map`: they are no fields, so `@strict` does not."""
+    """Checks the keywords `num_labels` and `auto_map`, which `@strict` does not check, since they are no fields."""
     for name, kind in (("num_labels", int), ("auto_map", dict)):
         value = kwargs.get(name)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
@@ -388,7 +388,7 @@ def check_keywords(config: "TubeViTConfig", kwargs: Mapping[str, Any]) -> None:
 
 
 def refuse_foreign_code(config_dict: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` for a file that names a repository as its attention: transformers would run its code."""
+    """Raises a `ValueError` if a file names a repository as its attention: transformers would run its code."""
     for key, value in config_dict.items():
         if key in ATTENTION_KEYS and isinstance(value, str) and "/" in value:
             raise ValueError(
@@ -398,7 +398,7 @@ def refuse_foreign_code(config_dict: Mapping[str, Any]) -> None:
 
 
 def warn_about_unknown(config: "TubeViTConfig", kwargs: Mapping[str, Any]) -> None:
-    """Warns of each keyword that is no field, with the field that was probably meant."""
+    """Warns of each keyword that is no field, and suggests a field with a similar name."""
     known = sorted(config.__dataclass_fields__)
     for key in sorted(kwargs.keys() - TRANSFORMERS_KEYS):
         suggestion = "".join(f" Did you mean `{close}`?" for close in get_close_matches(key, known, 1))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The tubevit_hf Authors
-"""The configuration of a TubeViT: its fields, the sizes that follow from them, and presets."""
+"""The configuration of a TubeViT: fields, presets, and the sizes that follow from the fields."""
 
 import json
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ PRESETS = {
     "H": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
 }
 
-# Every checkpoint names all its classes, whichever of them saved it, so that each pipeline finds its own
+# Every checkpoint names all classes, not only the one that saved it, so that each pipeline finds its own
 AUTO_MAP = {
     "AutoConfig": "configuration_tubevit.TubeViTConfig",
     "AutoModel": "modeling_tubevit.TubeViTModel",
@@ -121,8 +121,8 @@ class TubeViTConfig(PreTrainedConfig):
             [`TubeViTModel.freeze_before`].
         joint_layer (`int`, defaults to 0):
             0-based index of the first layer in which all tokens attend to each other. The layers before it encode each
-            moment by itself, like an image, with its own CLS and register tokens; a moment is a frame that tubes of
-            one frame read. Tubes over several frames join at this layer. With `num_hidden_layers`, only the pooling
+            moment alone, like an image, with its own CLS and register tokens; a moment is a frame that tubes of one
+            frame read. Tubes over several frames join at this layer. With `num_hidden_layers`, only the pooling
             sees all tokens together.
         joint_pooling (`list[int]`, defaults to `[1, 1]`):
             Number of patches `[h, w]` of a moment that are averaged into one at the `joint_layer`. A clip of a single
@@ -157,7 +157,7 @@ class TubeViTConfig(PreTrainedConfig):
             Whether training stores only the input of each MLP's activation, and computes its output again in the
             backward pass. Autograd then stores a quarter less per layer, and no matrix product runs twice. The forward
             hooks of the activation and of `fc2` run again in the backward pass, and functions of `torch.func` need the
-            model in evaluation mode. Compiled models choose by themselves what they store.
+            model in evaluation mode. A compiler ignores this field, and chooses what it stores.
 
     Example:
 
@@ -211,14 +211,14 @@ class TubeViTConfig(PreTrainedConfig):
         # a keyword too, though transformers keeps it in `id2label`
         num_labels: int = 2
 
-        # transformers' own is untyped, so that every misspelt name would pass
+        # without this, type checkers accept every misspelt name: transformers' method is untyped
         def __getattribute__(self, key: str) -> object: ...
 
     def __setattr__(self, key: str, value: Any) -> None:
-        # JSON has texts as keys, and Transformers' example scripts write numbers as texts
+        # JSON keys are strings, and Transformers' example scripts write numbers as strings
         if key == "label2id" and value is not None:
             value = number_names(value)
-        # and lists only: what is saved and what is loaded must be the same
+        # JSON has no tuples, and a loaded config must equal the saved one
         if isinstance(value, tuple) and key in self.__dataclass_fields__:
             value = list(value)
         if key != "id2label":
@@ -227,7 +227,7 @@ class TubeViTConfig(PreTrainedConfig):
         value = None if value is None else number_labels(value)
         before, names = self.__dict__.get("id2label"), self.__dict__.get("label2id")
         super().__setattr__(key, value)
-        # names that agreed before follow; others were set by the user, maybe before these labels
+        # a `label2id` that agreed with the old labels follows; any other was set by the user, maybe in advance
         if names is None or (before is not None and agrees(names, before)):
             self.label2id = None if value is None else invert(value)
 
@@ -235,7 +235,7 @@ class TubeViTConfig(PreTrainedConfig):
         check_before_use(self, kwargs)
         if self.id2label is None and self.label2id:
             self.id2label = {int(number): label for label, number in self.label2id.items()}
-        # as given: defaults depend on other fields, which may change, so that only `resolved_tubes` fills them in
+        # without defaults: they depend on other fields, which may change, so that `resolved_tubes` fills them in
         self.tubes = deepcopy(TABLE_12_TUBES if self.tubes is None else self.tubes)
 
         if self.heads is not None:
@@ -244,7 +244,7 @@ class TubeViTConfig(PreTrainedConfig):
             }
 
         warn_about_unknown(self, kwargs)
-        # only transformers decides whether code is loaded; a file has no say
+        # the caller decides if code is loaded, never the file
         kwargs.pop("trust_remote_code", None)
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
         super().__post_init__(**kwargs)
@@ -259,7 +259,7 @@ class TubeViTConfig(PreTrainedConfig):
         self.validate_tubes()
         self.validate_heads()
         self.validate_labels()
-        # not when saving: names that were changed in place must not lose a trained model
+        # not a `validate_` method, which runs on saving: labels edited in place must not stop a model from being saved
         check_names(self)
 
     @classmethod
@@ -267,7 +267,7 @@ class TubeViTConfig(PreTrainedConfig):
         config_dict = settle_labels(config_dict, kwargs)
         refuse_foreign_code(config_dict)
         loaded = super().from_dict(config_dict, **kwargs)
-        # transformers sets what a call overrides without a further look
+        # transformers sets the call's overrides without checks
         (loaded[0] if isinstance(loaded, tuple) else loaded)._check()
         return loaded
 
@@ -289,19 +289,19 @@ class TubeViTConfig(PreTrainedConfig):
         return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
-        # JSON knows lists only: what is saved and what is loaded must be the same
+        # as JSON holds them: tuples become lists, so that a loaded config equals the saved one
         return {**super().to_dict(), "tubes": json.loads(json.dumps(self.tubes))}
 
     def to_diff_dict(self) -> dict[str, Any]:
         settings = super().to_diff_dict()
         if not self.recompute_activation:
-            # not in `config.json`: earlier versions would warn of a field that they do not know
+            # left out of `config.json`: earlier versions would warn of an unknown field
             settings.pop("recompute_activation", None)
         return settings
 
     @property
     def resolved_tubes(self) -> tuple[Tube, ...]:
-        """Checked tubes that know their geometry, with defaults for whatever `tubes` leaves out."""
+        """The tubes as checked `Tube` objects, with defaults for keys that `tubes` leaves out."""
         return resolve_tubes(self.tubes, self.hidden_size)
 
     @property
@@ -313,7 +313,7 @@ class TubeViTConfig(PreTrainedConfig):
     def token_grids(
         self, num_frames: int | None = None, height: int | None = None, width: int | None = None
     ) -> list[Size]:
-        """Token grid `(t, h, w)` of each tube for a clip of this size; `(0, 0, 0)` where a tube does not fit.
+        """Token grid `(t, h, w)` of each tube for a clip of this size; `(0, 0, 0)` for a tube that does not fit.
 
         Args:
             num_frames, height, width: size of the clip in frames and pixels; `None` means the config's own.
@@ -322,17 +322,17 @@ class TubeViTConfig(PreTrainedConfig):
         return [tube.grid(size) for tube in self.resolved_tubes]
 
     def num_tokens(self, num_frames: int | None = None, height: int | None = None, width: int | None = None) -> int:
-        """Number of tokens of a clip of this size before any are pooled, CLS and register tokens included."""
+        """Number of tokens of a clip of this size in the embeddings, with CLS and registers."""
         return self.token_layout(num_frames, height, width).num_tokens
 
     def token_layout(
         self, num_frames: int | None = None, height: int | None = None, width: int | None = None
     ) -> TokenLayout:
-        """Order of the tokens of a clip of this size, in the embeddings; `.pool(config.joint_pooling)` gives the order
-        from `joint_layer` on.
+        """Order of the tokens of a clip of this size in the embeddings. `.pool(config.joint_pooling)` of it is the
+        order from `joint_layer` on.
 
         Args:
-            num_frames, height, width: as of `token_grids`.
+            num_frames, height, width: as in `token_grids`.
         """
         size = self._clip_size(num_frames, height, width)
         return token_layout(self.resolved_tubes, size, self.num_prefix_tokens, by_moment=self.joint_layer > 0)
@@ -342,19 +342,19 @@ class TubeViTConfig(PreTrainedConfig):
 
     @property
     def layers_read(self) -> list[int]:
-        """Numbers of layers after which the pooling reads the tokens, beside those at the end: for `"grid"` only."""
+        """Numbers of layers after which the pooling `"grid"` reads the tokens; empty for other poolings."""
         return (self.pooling_layers or [self.num_hidden_layers]) if self.pooling_type == "grid" else []
 
     @property
     def pooled_size(self) -> int:
-        """Length of the vector that the pooling gives."""
+        """Length of the pooled vector."""
         if self.pooling_type != "grid":
             return self.hidden_size
         return len(self.layers_read) * sum(self.pooling_parts.values())
 
     @property
     def pooling_parts(self) -> dict[str, int]:
-        """Lengths of the statistics that `"grid"` gives per layer, in order, see `pooling_type`."""
+        """Length of each statistic of the pooling `"grid"` per layer, in order, see `TubeViTGridPooler`."""
         steps, rows, columns = self.pooling_grid
         regions = rows * columns * self.hidden_size
         return {
@@ -367,21 +367,21 @@ class TubeViTConfig(PreTrainedConfig):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Number of CLS and register tokens, with a `joint_layer` those of each moment."""
+        """Number of CLS and register tokens; with a `joint_layer`, per moment."""
         return int(self.use_cls_token) + self.num_register_tokens
 
     def refine_strides(self, factors: Sequence[int]) -> None:
-        """Divides the tubes' strides, so that the same weights see a clip in more tokens (Table 7d).
+        """Divides the tubes' strides: the same weights make more tokens of a clip (Table 7d).
 
-        The tokens that a clip had before keep their positions; new ones come between them. Along axes with
-        space-to-depth a tube keeps its stride.
+        A clip's former tokens keep their positions, and new ones come between them. Along axes with space-to-depth a
+        tube keeps its stride.
 
         Args:
             factors (`Sequence[int]`): divisors of the strides in time, height and width.
 
         Raises:
-            ValueError: there are not three factors of at least 1, one does not divide a stride, or the position
-                embeddings do not allow it: `"tube_index"`, and learned tables that would change their size.
+            ValueError: there are not three factors of at least 1; one does not divide a stride; or the position
+                embeddings depend on the stride: `"tube_index"`, and learned tables whose size would change.
         """
         if len(factors) != 3 or any(factor < 1 for factor in factors):
             raise ValueError(f"the factors must be three, of time, height and width, at least 1 each; got {factors}.")
@@ -397,7 +397,7 @@ class TubeViTConfig(PreTrainedConfig):
             )
         self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes or [], finer)]
 
-    # `@strict` runs every method `validate_*` when a config is made and when it is saved
+    # `@strict` runs every `validate_*` method when a config is made and when it is saved
 
     def validate_labels(self) -> None:
         check_labels(self)
@@ -419,8 +419,8 @@ class TubeViTConfig(PreTrainedConfig):
         check_heads(self)
 
     def position_table_shape(self, tube: Tube) -> tuple[int, ...] | None:
-        """Shape of a tube's learned position table, `(1, t, h, w, hidden_size)` or, for `"pretrained"`, `(1, h, w,
-        hidden_size)`; `None` for a tube without one."""
+        """Shape of a tube's learned position table: `(1, t, h, w, hidden_size)` or, for `"pretrained"`, `(1, h, w,
+        hidden_size)`. `None` for a tube without a table."""
         native_size = self._native_table_size(tube)
         if native_size is None:
             return None
@@ -430,11 +430,11 @@ class TubeViTConfig(PreTrainedConfig):
         return (1, steps, rows, columns, self.hidden_size)
 
     def _native_table_size(self, tube: Tube) -> Size | None:
-        """Size of the clip whose tokens a tube's learned position table holds, `None` for a tube without one."""
+        """Clip size at which a tube's grid is that of its learned position table; `None` for a tube without one."""
         if self.position_embedding_type == "learned":
             return self.native_size
         if self.position_embedding_type == "pretrained" and tube.kernel_size[0] == 1:
-            # a table in space only: any clip that is long enough gives the same one
+            # the table has no time axis, so that the shortest clip that fits will do
             return (tube.offset[0] + tube.extent[0], *self.native_size[1:])
         return None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen layers (Section 3.6), and their output, which can be cached and given to the model instead of clips."""
+"""Freezes layers (Section 3.6), and splits the model there: the output of the frozen part can be cached."""
 
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ def freeze(model: "TubeViTModel", layer: int | None) -> None:
         return
     model.embeddings.requires_grad_(layer is None)
     if config.pooling_type == "grid":
-        # comes before the pooling, which has no weights: with all layers frozen, so is what is pooled
+        # the grid pooling has no weights: with all layers and the final norm frozen, its output can be cached
         model.layernorm.requires_grad_(layer is None or layer < num_layers)
     for index, encoder_layer in enumerate(model.layers):
         encoder_layer.requires_grad_(layer is None or index >= layer)
@@ -35,11 +35,10 @@ def freeze(model: "TubeViTModel", layer: int | None) -> None:
 
 
 def check_frozen(config: TubeViTConfig) -> int:
-    """Returns `freeze_before`, if the output of what it freezes can be kept.
+    """Returns `freeze_before` if the frozen part can run alone.
 
     Raises:
-        ValueError: nothing is frozen, or layers that are not frozen come before `joint_layer` or the last that the
-            grid pooling reads.
+        ValueError: nothing is frozen, or trained layers come before `joint_layer` or before the grid pooling.
     """
     if config.freeze_before is None:
         raise ValueError("nothing is frozen: call `freeze_before(layer)` first.")
@@ -51,7 +50,7 @@ def check_frozen(config: TubeViTConfig) -> int:
     if config.pooling_type == "grid" and config.freeze_before < config.num_hidden_layers:
         raise ValueError(
             f"`freeze_before` is {config.freeze_before} of {config.num_hidden_layers} layers, and the grid pooling "
-            "reads what comes of them: freeze all layers."
+            "reads the output of all: freeze all layers."
         )
     return config.freeze_before
 
@@ -76,13 +75,13 @@ def encode_frozen(model: "TubeViTModel", pixel_values: torch.Tensor) -> torch.Te
 def resume_frozen(
     model: "TubeViTModel", frozen_output: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
 ) -> BaseModelOutputWithPooling:
-    """Runs the rest of a model on the output of its frozen part.
+    """Runs the trained part of a model on the output of its frozen part.
 
     Raises:
-        ValueError: as `check_frozen`, or `frozen_output` has a wrong shape.
+        ValueError: as `check_frozen`; or `frozen_output` has a wrong shape.
     """
     config, before = model.config, check_frozen(model.config)
-    # not `model.dtype`: replicas of `DataParallel` have no parameters
+    # `model.dtype` reads the parameters, which replicas of `DataParallel` lack
     frozen_output = frozen_output.to(model.layernorm.weight.dtype)
     if config.pooling_type == "grid":
         return BaseModelOutputWithPooling(pooler_output=frozen_output)
@@ -93,12 +92,12 @@ def resume_frozen(
         )
     layout = config.token_layout()
     num_tokens = layout.pool(config.joint_pooling).num_tokens
-    # attention pools whatever there is
+    # attention pooling needs no layout, so that it takes any number of tokens
     if config.pooling_type != "attention" and frozen_output.shape[2] != num_tokens:
         raise ValueError(
             f"`frozen_output` has {frozen_output.shape[2]} tokens, and a clip of the config's own size, "
-            f"{'x'.join(map(str, config.native_size))}, {num_tokens}: with `pooling_type` "
-            f"{config.pooling_type!r} only those can be told apart."
+            f"{'x'.join(map(str, config.native_size))}, {num_tokens}: `pooling_type` {config.pooling_type!r} needs "
+            "the order of the tokens, which is known for that size only."
         )
     encoded = Encoded(frozen_output[:, 0], frozen_output[:, -1], {})
     encoded = model.joint_stage(model.layers, encoded, start=before, **kwargs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the model's inputs."""
+"""Checks the model's inputs, and brings them to one form."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ logger = logging.get_logger(__name__)
 
 
 def as_video(pixel_values: torch.Tensor | None) -> torch.Tensor:
-    """Makes a clip of one frame of an image: `(batch, [num_frames,] channels, height, width) -> (batch, num_frames,
+    """Turns images into clips of one frame: `(batch, [num_frames,] channels, height, width) -> (batch, num_frames,
     channels, height, width)`.
 
     Raises:
-        ValueError: `pixel_values` is missing, has another number of axes, or holds whole numbers.
+        ValueError: `pixel_values` is None, has another number of axes, or holds integers.
     """
     if pixel_values is None:
         raise ValueError("`pixel_values` is missing: give a video or an image, as TubeViTVideoProcessor makes them.")
@@ -34,11 +34,11 @@ def as_video(pixel_values: torch.Tensor | None) -> torch.Tensor:
 
 
 def as_videos(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Makes a batch of one, `(1, num_frames, channels, height, width)`, of each clip `(num_frames, channels, height,
-    width)` and image `(channels, height, width)` of a list.
+    """Turns each clip `(num_frames, channels, height, width)` or image `(channels, height, width)` of a list into a
+    batch of one, `(1, num_frames, channels, height, width)`.
 
     Raises:
-        ValueError: the list is empty, or an item has another number of axes or holds whole numbers.
+        ValueError: the list is empty, or an item has another number of axes or holds integers.
     """
     if not clips:
         raise ValueError("`pixel_values` is an empty list; at least one clip is needed.")
@@ -53,8 +53,11 @@ def as_videos(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def warn_of_images(pixel_values: torch.Tensor | Sequence[torch.Tensor] | None) -> None:
-    """Warns of several images: an image processor makes them of the frames of a video, and a video pipeline then reads
-    the answer of the first."""
+    """Warns if a video classifier gets several images.
+
+    An image processor makes images of a video's frames. A video pipeline would then return the prediction of the first
+    frame for the whole video.
+    """
     if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4 or is_tracing(pixel_values):
         return
     if len(pixel_values) > 1:
@@ -67,7 +70,7 @@ def warn_of_images(pixel_values: torch.Tensor | Sequence[torch.Tensor] | None) -
 
 
 def check_channels(pixel_values: torch.Tensor, num_channels: int) -> None:
-    """Raises a `ValueError` if clips `(batch, num_frames, channels, height, width)` have other channels."""
+    """Raises a `ValueError` if clips `(batch, num_frames, channels, height, width)` have not `num_channels`."""
     if pixel_values.shape[2] != num_channels:
         raise ValueError(
             f"`pixel_values` has {pixel_values.shape[2]} channels, but `num_channels` is {num_channels}. "
@@ -77,10 +80,10 @@ def check_channels(pixel_values: torch.Tensor, num_channels: int) -> None:
 
 
 def as_frame_mask(frame_mask: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Brings a mask `(batch, num_frames)` to the device of its clips, as bool.
+    """Moves a mask `(batch, num_frames)` to the device of its clips, as bool.
 
     Raises:
-        ValueError: it has a wrong shape or type.
+        ValueError: the mask has a wrong shape or type.
     """
     if frame_mask.shape != pixel_values.shape[:2]:
         raise ValueError(
@@ -93,5 +96,5 @@ def as_frame_mask(frame_mask: torch.Tensor, pixel_values: torch.Tensor) -> torch
 
 
 def can_read(tensor: torch.Tensor) -> bool:
-    """Tells whether the values of a tensor can be read: neither while a graph is traced nor within `torch.func`."""
+    """Returns False while a graph is traced and within `torch.func`, where a tensor's values cannot be read."""
     return not is_tracing(tensor) and not torch._C._are_functorch_transforms_active()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classifiers' loss: single label, soft labels, several labels, regression."""
+"""The loss of the classifiers, for one label, soft labels, several labels and regression."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from .inputs_tubevit import can_read
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
-# how the kind of the labels was found, where a `problem_type` does not say it
+# part of an error message, for configs without a `problem_type`
 INFERENCE = (
     "It was inferred: whole numbers are classes, one a row; floats are zeros and ones of several labels. Give labels "
     "of the other type, or set `config.problem_type`."
@@ -26,22 +26,22 @@ def classification_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     **kwargs: object,
 ) -> torch.Tensor:
-    """Loss by `config.problem_type`; where that is `None` it is inferred as everywhere in transformers, and noted once
-    there is a loss.
+    """Computes the loss that `config.problem_type` names. If it is `None`, it is inferred as everywhere in
+    transformers, and set in the config.
 
-    `"single_label_classification"`: cross-entropy with classes `(batch,)` or, for soft labels such as MixUp's, with
-    probabilities `(batch, num_labels)`; `"multi_label_classification"`: binary cross-entropy with `(batch,
-    num_labels)`; `"regression"`: squared error. Sums over the batch are divided by `num_items_in_batch`, the Trainer's
-    number of label entries in all accumulated batches, where it is given.
+    `"single_label_classification"` is cross-entropy with classes `(batch,)` or, for soft labels as MixUp makes them,
+    probabilities `(batch, num_labels)`; `"multi_label_classification"` is binary cross-entropy with `(batch,
+    num_labels)`; `"regression"` is the squared error. The loss is a mean or, with `num_items_in_batch`, a sum over the
+    batch that is divided by this number: the Trainer's count of label entries in all accumulated batches.
 
     Raises:
-        ValueError: labels of a wrong shape or, of labels that come on the CPU, in eager mode and outside `torch.func`,
-            out of range. To read those on another device would make the host wait for it in every step.
+        ValueError: labels have a wrong shape or are out of range. The range is checked for labels on the CPU only, in
+            eager mode and outside `torch.func`: with labels on a GPU, the host would wait for it in every step.
     """
     num_labels = count_labels(config)
     problem_type = config.problem_type or infer_problem_type(labels, num_labels)
     given, labels = labels, labels.to(logits.device)
-    # a model in bfloat16 has logits of 8 bits: enough to classify, not to tell small losses apart
+    # bfloat16 has a precision of 8 bits: too few for a loss
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     by_class = problem_type == "single_label_classification" and not labels.is_floating_point()
     if num_labels == 1 and labels.ndim == 1 and not by_class:
@@ -56,7 +56,7 @@ def classification_loss(
     if given.device.type == "cpu" and can_read(given):
         check_label_range(given, problem_type, num_labels)
 
-    # `num_items_in_batch` counts label entries: one a row for classes, `num_labels` a row for soft labels
+    # `num_items_in_batch` counts label entries: one per row of classes, `num_labels` per row of soft labels
     reduction = "mean" if num_items_in_batch is None else "sum"
     if by_class:
         loss = nn.functional.cross_entropy(logits, labels.long(), reduction=reduction)
@@ -68,33 +68,33 @@ def classification_loss(
         loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction=reduction)
     else:
         loss = nn.functional.mse_loss(logits, labels.to(logits.dtype), reduction=reduction)
-    # labels that were refused above leave no trace
+    # last, so that refused labels do not change the config
     config.problem_type = problem_type
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
-    """The `problem_type` of labels by their type, as transformers infers it."""
+    """Infers the `problem_type` from the dtype of the labels, as transformers does."""
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
 def count_labels(config: PreTrainedConfig) -> int:
-    """`config.num_labels`; raises a `ValueError` where there is none, since `id2label` was set to `None`."""
+    """Returns `config.num_labels`; raises a `ValueError` if it is None, since `id2label` was set to None."""
     if config.num_labels is None:
         raise ValueError("`config.num_labels` must be a number, got None: set `config.id2label`.")
     return config.num_labels
 
 
 def check_label_range(labels: torch.Tensor, problem_type: ProblemType, num_labels: int) -> None:
-    """Raises a `ValueError` for a class that does not exist, before it becomes an index error on some device."""
+    """Raises a `ValueError` for labels out of range, before a kernel fails with an index error."""
     if problem_type == "regression":
         return
     if labels.is_floating_point() or problem_type == "multi_label_classification":
         wrong, allowed = (labels < 0) | (labels > 1), "between 0 and 1"
     else:
-        # cross_entropy leaves out -100, the usual mark of "no label"
+        # `cross_entropy` ignores -100, the usual mark of "no label"
         wrong = ((labels < 0) & (labels != -100)) | (labels >= num_labels)
         allowed = f"from 0 to {num_labels - 1} (`num_labels` is {num_labels})"
     if wrong.any():

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """TubeViT: a plain ViT encoder over the tokens of sparse video tubes, for videos and images.
 
-Both go through the same weights: an image is a clip of one frame, and a tube that does not fit a clip gives it no
+Videos and images share all weights: an image is a clip of one frame, and a tube that does not fit a clip adds no
 tokens.
 
-The words of every shape in this file:
+Every shape in this file uses these words:
 
     batch                        clips, or images
-    num_frames, height, width    of a clip, in frames and pixels
-    channels                     of a frame
-    t, h, w                      a tube's grid: its tokens along time, height and width
-    ft, fh, fw                   its space-to-depth; neighbours = ft * fh * fw outputs make a token
-    kt, kh, kw                   its kernel, in frames and pixels
-    out_channels                 of one output of a kernel
-    tokens                       CLS, registers, then t * h * w of each tube that fits
-    hidden_size                  of a token; heads * head_dim
-    queries                      of an attention: the tokens or, in the pooling, one
+    num_frames, height, width    size of a clip, in frames and pixels
+    channels                     channels of a frame
+    t, h, w                      a tube's grid: the number of its tokens along time, height and width
+    ft, fh, fw                   a tube's space-to-depth; neighbours = ft * fh * fw kernel outputs make a token
+    kt, kh, kw                   size of a tube's kernel, in frames and pixels
+    out_channels                 channels of one kernel output
+    tokens                       CLS, registers, then t * h * w tokens of each tube that fits
+    hidden_size                  width of a token: heads * head_dim
+    queries                      the tokens or, in the attention pooling, one learned query
 
-The paper's model is this file. What was added to it is in files of its own: encoding single frames as images
-(`moments_`), other poolings (`pooling_`), packed lists of clips (`packing_`) and cached outputs of frozen layers
-(`frozen_`).
+This file holds the paper's model. Our additions are in files of their own: single frames that are encoded as images
+(`moments_`, `stages_`), poolings (`pooling_`), lists of clips without padding (`packing_`), and cached outputs of
+frozen layers (`frozen_`). The model calls them, and does not branch on them.
 """
 
 from collections.abc import Sequence
@@ -43,25 +43,25 @@ from .frozen_tubevit import check_frozen, encode_frozen, freeze, resume_frozen
 from .hub_tubevit import TubeViTHubModel
 from .inputs_tubevit import as_frame_mask, as_video, check_channels, warn_of_images
 from .loss_tubevit import classification_loss
-from .moments_tubevit import TokenLayout, arrange_tokens, lay_out_tokens, mask_tokens
+from .moments_tubevit import TokenLayout, arrange_tokens, checked_token_layout, mask_tokens
 from .packing_tubevit import encode_packed
 from .patches_tubevit import gather_patches
 from .pooling_tubevit import POOLERS, TubeViTAttentionPooler
-from .positions_tubevit import resize_kernel, resize_positions
+from .positions_tubevit import interpolate_kernel, resize_positions
 from .stages_tubevit import Encoded, JointStage, MomentStage
 from .store_tubevit import StoringModule
-from .tubes_tubevit import Size, as_size, sincos_positions
+from .tubes_tubevit import Size, Tube, sincos_positions
 
 
 class TubeViTTubeEmbedding(StoringModule):
-    """One tube's tokens, without positions.
+    """Makes the tokens of one tube, without positions.
 
     `(batch, num_frames, channels, height, width) -> (batch, t * h * w, hidden_size)`.
     """
 
-    def __init__(self, config: TubeViTConfig, index: int):
+    def __init__(self, config: TubeViTConfig, tube: Tube):
         super().__init__(config)
-        self.tube = config.resolved_tubes[index]
+        self.tube = tube
         self.hidden_size = config.hidden_size
         if config.tube_kernels == "separate":
             self.weight = nn.Parameter(
@@ -73,27 +73,27 @@ class TubeViTTubeEmbedding(StoringModule):
 
     def forward(self, pixel_values: torch.Tensor, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.weight if base_kernel is None else self.resize_kernel(base_kernel)
-        # weights may be in bfloat16 while a processor gives float32
+        # a processor returns float32, and weights may be in bfloat16
         patches = gather_patches(pixel_values, self.tube, weight.dtype)
-        # one matrix product: the strided gather and this take a fraction of conv3d's time at sparse strides
+        # at sparse strides, a gather and one matrix product take a fraction of conv3d's time
         tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
         # (batch, t * h * w, neighbours, out_channels) -> (batch, t * h * w, hidden_size)
         return tokens.flatten(-2).narrow(-1, 0, self.hidden_size)
 
     def resize_kernel(self, base_kernel: torch.Tensor) -> torch.Tensor:
-        """The tube's kernel out of the shared one (Section 3.3)."""
+        """Resizes the kernel that all tubes share to this tube's size (Section 3.3)."""
 
         def compute() -> torch.Tensor:
-            return resize_kernel(base_kernel[: self.tube.out_channels], self.tube.kernel_size, self.store)
+            return interpolate_kernel(base_kernel[: self.tube.out_channels], self.tube.kernel_size, self.store)
 
         return self.store.get_tensor("kernel", compute, self.bias, [base_kernel])
 
 
 class TubeViTPositionEmbeddings(StoringModule):
-    """Adds position embeddings to the tokens of all tubes; CLS and registers have none of their own.
+    """Adds position embeddings to the tokens of all tubes. CLS and registers get none.
 
-    `(batch, tokens, hidden_size) -> (batch, tokens, hidden_size)`. It holds the learned tables by the index of their
-    tube, and reads them in its call: a parameter that is offloaded is there only while its module runs.
+    `(batch, tokens, hidden_size) -> (batch, tokens, hidden_size)`. A learned table is a parameter named by the index
+    of its tube. This module reads its tables itself, since an offloaded parameter exists only while its module runs.
     """
 
     def __init__(self, config: TubeViTConfig):
@@ -116,25 +116,26 @@ class TubeViTPositionEmbeddings(StoringModule):
         if kind == "none":
             return tokens
 
-        # not part of a checkpoint: right at every size, and after a load through the meta device
+        # computed and not in the checkpoint: they fit every size, and survive a load through the meta device
         def compute() -> torch.Tensor:
-            of_tubes = [self.of_tube(index, grid, tokens) for index, grid in enumerate(layout.clip_grids) if all(grid)]
+            grids = enumerate(layout.clip_grids)
+            tubes = [self.tube_positions(index, grid, tokens) for index, grid in grids if all(grid)]
             prefix = tokens.new_zeros(1, layout.num_moments, layout.num_prefix_tokens, tokens.shape[-1])
-            return arrange_tokens([prefix], of_tubes, layout)
+            return arrange_tokens([prefix], tubes, layout)
 
-        # not `self.parameters()`, which replicas of `DataParallel` lack
+        # `self.parameters()` is empty in replicas of `DataParallel`
         tables = [getattr(self, str(index)) for index in self.with_table]
         return tokens + self.store.get_tensor((layout, kind, scale, resize), compute, tokens, tables)
 
-    def of_tube(self, index: int, grid: Size, like: torch.Tensor) -> torch.Tensor:
-        """Position embeddings of a tube's tokens: `(1, t * h * w, hidden_size)`, as `like` on device and in number
-        type."""
+    def tube_positions(self, index: int, grid: Size, like: torch.Tensor) -> torch.Tensor:
+        """Returns the position embeddings of a tube's tokens, `(1, t * h * w, hidden_size)`, on the device and in the
+        dtype of `like`."""
         if index in self.with_table:
             table = getattr(self, str(index))
             return resize_positions(table, grid, self.config.position_embedding_resize, self.store).to(like.dtype)
 
         def compute() -> torch.Tensor:
-            # bfloat16 would round positions above 256 pixels to even numbers
+            # bfloat16 rounds positions above 256 pixels to even numbers
             exact = torch.promote_types(like.dtype, torch.float32)
             if self.config.position_embedding_type == "tube_index":
                 axes = [torch.arange(length, dtype=exact, device=like.device) for length in grid]
@@ -144,27 +145,27 @@ class TubeViTPositionEmbeddings(StoringModule):
             table = self.config.position_embedding_scale * sincos_positions(axes, self.config.hidden_size)
             return table[None].to(like.dtype)
 
-        # without tables all tubes are kept together
+        # without learned tables, `forward` stores the embeddings of all tubes as one tensor
         key = (index, grid, self.config.position_embedding_scale)
         return self.store.get_tensor(key, compute, like) if self.with_table else compute()
 
 
 class TubeViTEmbeddings(StoringModule):
-    """Encoder input: CLS, registers, then each tube's tokens with their positions.
+    """Makes the encoder's input: CLS, registers, then each tube's tokens with their positions.
 
     `(batch, num_frames, channels, height, width) -> (batch, tokens, hidden_size)`.
     """
 
-    # a ModuleList, which does not tell type checkers what it holds
+    # a ModuleList, which has no type of its items
     tubes: Sequence[TubeViTTubeEmbedding]
     base_kernel: nn.Parameter | None
 
     def __init__(self, config: TubeViTConfig):
         super().__init__(config)
+        # fixed when the model is built: `config.refine_strides` may change the config later
+        self.geometry = config.resolved_tubes
         # pyrefly: ignore[bad-assignment]  see above
-        self.tubes = nn.ModuleList(
-            [TubeViTTubeEmbedding(config, index) for index in range(len(config.resolved_tubes))]
-        )
+        self.tubes = nn.ModuleList([TubeViTTubeEmbedding(config, tube) for tube in self.geometry])
         if config.tube_kernels == "interpolated":
             self.base_kernel = nn.Parameter(
                 torch.empty(config.hidden_size, config.num_channels, *config.base_kernel_size)
@@ -188,44 +189,44 @@ class TubeViTEmbeddings(StoringModule):
             prefix.append(self.cls_token)
         if self.config.num_register_tokens:
             prefix.append(self.register_tokens)
-        # each moment has its own: (1, n, hidden_size) -> (batch, num_moments, n, hidden_size)
+        # each moment has its own CLS and registers: (1, n, hidden_size) -> (batch, num_moments, n, hidden_size)
         prefix = [token[:, None].expand(pixel_values.shape[0], layout.num_moments, -1, -1) for token in prefix]
-        of_tubes = [tube(pixel_values, self.base_kernel) for tube, grid in zip(self.tubes, layout.grids) if all(grid)]
-        # under autocast the products are in bfloat16, but positions and residual stream are not rounded
-        tokens = arrange_tokens(prefix, of_tubes, layout).to(self.tubes[0].bias.dtype)
+        tubes = [tube(pixel_values, self.base_kernel) for tube, grid in zip(self.tubes, layout.grids) if all(grid)]
+        # autocast computes the products in bfloat16; positions and residual stream keep the parameters' dtype
+        tokens = arrange_tokens(prefix, tubes, layout).to(self.tubes[0].bias.dtype)
         return self.dropout(self.layernorm(self.position_embeddings(tokens, layout)))
 
     def layout(self, pixel_values: torch.Tensor) -> TokenLayout:
-        """Order of the tokens of clips `(batch, num_frames, channels, height, width)`.
+        """Returns the order of the tokens of clips `(batch, num_frames, channels, height, width)`.
 
         Raises:
-            ValueError: the number of channels is not the config's, or no tube fits.
+            ValueError: the number of channels differs from the config's, or no tube fits.
         """
         check_channels(pixel_values, self.config.num_channels)
         _, num_frames, _, height, width = pixel_values.shape
+        # the config may be edited
         settings = (self.config.joint_layer > 0, self.config.num_prefix_tokens)
-        return self.store.get_static((num_frames, height, width), settings, self.lay_out)
-
-    def lay_out(self, *size: int) -> TokenLayout:
-        return lay_out_tokens(self.config, [embedding.tube for embedding in self.tubes], as_size(size))
+        return self.store.get_static(
+            (num_frames, height, width), settings, lambda size: checked_token_layout(self.config, self.geometry, size)
+        )
 
     def token_mask(self, pixel_values: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-        """Finds the tokens that see real frames only, in the order of the joint layers: `(batch, num_frames) ->
+        """Marks the tokens that see real frames only, in the order of the joint layers: `(batch, num_frames) ->
         (batch, tokens)`, bool.
 
         Raises:
-            ValueError: `frame_mask` has a wrong shape or type or, in eager mode, leaves a clip without a valid token
-                or, where that makes a difference, with a single moment beside others with more.
+            ValueError: `frame_mask` has a wrong shape or type; or, in eager mode, as `check_token_mask`.
         """
-        tubes = [embedding.tube for embedding in self.tubes]
-        return mask_tokens(self.config, tubes, self.layout(pixel_values), as_frame_mask(frame_mask, pixel_values))
+        layout, frame_mask = self.layout(pixel_values), as_frame_mask(frame_mask, pixel_values)
+        return mask_tokens(self.config, self.geometry, layout, frame_mask)
 
 
 class TubeViTAttention(TubeViTMultiHeadAttention):
-    """Self-attention over all tokens or, with `moments`, `(num_moments, tokens_per_moment)`, over those of a moment.
+    """Self-attention over all tokens.
 
-    The weights of moments are `(batch * num_moments, heads, queries, tokens)`. In a row of packed clips the tokens of
-    each attend to each other, as many as `clip_tokens` says.
+    With `moments`, `(num_moments, tokens_per_moment)`, each token attends to the tokens of its moment, and the weights
+    are `(batch * num_moments, heads, queries, tokens)`. With `clip_tokens`, the lengths of packed clips, each token
+    attends to the tokens of its clip.
     """
 
     def forward(
@@ -237,12 +238,15 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
     ) -> tuple[torch.Tensor, AttentionWeights]:
         if moments is None:
             return self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
-        of_moments = hidden_states.unflatten(1, moments).flatten(0, 1)
-        attn_output, attn_weights = self.attend(of_moments, of_moments, attention_mask, **kwargs)
+        # (batch, tokens, hidden_size) -> (batch * num_moments, tokens_per_moment, hidden_size)
+        separate = hidden_states.unflatten(1, moments).flatten(0, 1)
+        attn_output, attn_weights = self.attend(separate, separate, attention_mask, **kwargs)
         return attn_output.reshape(hidden_states.shape), attn_weights
 
 
 class TubeViTMLP(nn.Module):
+    """`(batch, tokens, hidden_size) -> (batch, tokens, hidden_size)`."""
+
     def __init__(self, config: TubeViTConfig):
         super().__init__()
         self.config = config
@@ -253,10 +257,10 @@ class TubeViTMLP(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.fc1(hidden_states)
         may_recompute = self.training and hidden_states.requires_grad and self.config.recompute_activation
-        # compilers choose by themselves what they keep
+        # a compiler chooses what it stores
         if may_recompute and not torch.compiler.is_compiling():
-            # a quarter of what a layer keeps for the backward pass is the output of the activation. It is computed
-            # again there, and the product is not: checkpointing stops once it has what was left out
+            # the activation's output is a quarter of what a layer stores for the backward pass. It is computed again
+            # there; `fc2` is not, since checkpointing stops once it has all tensors that were left out
             return checkpoint(self.project_activated, hidden_states, use_reentrant=False)
         return self.project_activated(hidden_states)
 
@@ -265,6 +269,8 @@ class TubeViTMLP(nn.Module):
 
 
 class TubeViTLayerScale(nn.Module):
+    """Scales a residual branch by a learned vector, as DINOv2 does."""
+
     def __init__(self, config: TubeViTConfig):
         super().__init__()
         self.lambda1 = nn.Parameter(torch.empty(config.hidden_size))
@@ -274,7 +280,10 @@ class TubeViTLayerScale(nn.Module):
 
 
 class TubeViTLayer(GradientCheckpointingLayer):
-    """Pre-norm Transformer layer; the gated one (Eq. 8) adds `tanh(gate) * embedding_output` after its MLP."""
+    """Pre-norm Transformer layer. The layer `gate_layer` adds `tanh(gate) * embedding_output` after its MLP (Eq. 8).
+
+    `(batch, tokens, hidden_size) -> (batch, tokens, hidden_size)`.
+    """
 
     gate: nn.Parameter | None
 
@@ -288,12 +297,12 @@ class TubeViTLayer(GradientCheckpointingLayer):
         self.layer_scale2 = TubeViTLayerScale(config) if config.use_layer_scale else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         if index == config.gate_layer:
-            # of shape (1,), since sharded training refuses parameters without dimensions
+            # shape (1,): sharded training refuses parameters without dimensions
             self.gate = nn.Parameter(torch.empty(1))
         else:
             self.register_parameter("gate", None)
 
-    # `embedding_output` must come by position: re-entrant checkpointing drops the gradient of keyword arguments
+    # pass `embedding_output` by position: re-entrant checkpointing drops the gradients of keyword arguments
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -313,9 +322,10 @@ class TubeViTLayer(GradientCheckpointingLayer):
     def add(
         self, hidden_states: torch.Tensor, layer_scale: TubeViTLayerScale | None, residual: torch.Tensor
     ) -> torch.Tensor:
+        """Adds the output of a residual branch, scaled and with dropout, to its input."""
         if layer_scale is not None:
             hidden_states = layer_scale(hidden_states)
-        # to call a dropout of 0 takes the host as long as an operation that launches
+        # calling a dropout of 0 takes the host as long as launching an operation
         if self.dropout.p > 0:
             hidden_states = self.dropout(hidden_states)
         return hidden_states + residual
@@ -338,11 +348,11 @@ class TubeViTPreTrainedModel(TubeViTHubModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": TubeViTLayer, "attentions": TubeViTAttention}
-    # called as a whole, and returns a tensor: that is what input hooks (LoRA with checkpointing) rely on
+    # a module that returns a tensor, as hooks on the input need it (LoRA with checkpointing)
     _input_embed_layer = "embeddings"
 
     if TYPE_CHECKING:
-        # transformers wraps these two so that type checkers refuse every call, and calls the last an `nn.Module`
+        # transformers wraps `to` and `cuda` so that type checkers refuse every call, and types `base_model` too widely
         # pyrefly: ignore[bad-override-mutable-attribute]
         def to(self: ModelT, *args: Any, **kwargs: Any) -> ModelT: ...
 
@@ -364,8 +374,8 @@ class TubeViTPreTrainedModel(TubeViTHubModel):
             for parameter in module.parameters(recurse=False):
                 init.trunc_normal_(parameter, std=std)
         elif isinstance(module, TubeViTAttentionPooler):
-            # the query meets layer-normed tokens: at their scale it prefers some from the start. At
-            # `initializer_range` all would weigh the same, and the model learns slowly or not at all
+            # the query meets layer-normed tokens: at their scale it prefers some tokens from the start. At
+            # `initializer_range` it weighs all tokens alike, and the model learns slowly or not at all
             # (benchmarks/initialization.py)
             init.normal_(module.query)
             for projection in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
@@ -380,13 +390,13 @@ class TubeViTPreTrainedModel(TubeViTHubModel):
         self.freeze_before(self.config.freeze_before)
 
     def freeze_before(self, layer: int | None) -> None:
-        """Freezes the embeddings and the encoder layers before `layer` (Section 3.6) and notes it in the config, so
-        that it holds after saving and loading. Pooling and head are not touched; where the pooling is `"grid"`, the
-        final norm is frozen with the last layer.
+        """Freezes the embeddings and the encoder layers before `layer` (Section 3.6). The config records it, so that
+        they are frozen after loading too. Pooling and head are not touched. With the pooling `"grid"`, the final norm
+        is frozen with the last layer.
 
         Args:
             layer (`int`, *optional*):
-                0-based; `num_hidden_layers` freezes all layers, 0 only the embeddings. `None` thaws them all.
+                0-based; `num_hidden_layers` freezes all layers, 0 only the embeddings. `None` unfreezes all.
 
         Raises:
             ValueError: `layer` is out of range.
@@ -394,7 +404,7 @@ class TubeViTPreTrainedModel(TubeViTHubModel):
         freeze(self.base_model, layer)
 
 
-@auto_docstring(custom_intro="TubeViT without a head: the tokens of the encoder and, pooled, a vector a clip.")
+@auto_docstring(custom_intro="TubeViT without a head: returns the encoder's tokens and one pooled vector per clip.")
 class TubeViTModel(TubeViTPreTrainedModel):
     def __init__(self, config: TubeViTConfig):
         super().__init__(config)
@@ -402,7 +412,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self.layers = nn.ModuleList([TubeViTLayer(config, index) for index in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = POOLERS[config.pooling_type](config)
-        # no modules: they have no parameters, and are handed the layers
+        # plain objects, not modules: they have no parameters, and get the layers as an argument
         self.moment_stage = MomentStage(config)
         self.joint_stage = JointStage(config)
         self.post_init()
@@ -431,15 +441,15 @@ class TubeViTModel(TubeViTPreTrainedModel):
         pixel_values (`torch.Tensor` or a list of them):
             A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`, of
             any number of frames and any size that a tube fits. A list of clips `(num_frames, channels, height, width)`
-            and images `(channels, height, width)` of different lengths and sizes is packed: what comes of each is
-            that of the clip alone, without any padding, `pooler_output` is `(clips, hidden_size)`,
-            `last_hidden_state` the row `(1, tokens of all clips, hidden_size)`, and `attentions` has the weights of
-            each clip.
+            and images `(channels, height, width)` of different lengths and sizes is packed into one row of tokens
+            without padding. Each clip gets the output that it gets alone: `pooler_output` is `(clips, hidden_size)`,
+            `last_hidden_state` is the row `(1, tokens of all clips, hidden_size)`, and `attentions` holds the weights
+            of each clip.
         frame_mask (`torch.BoolTensor` of shape `(batch, num_frames)`, *optional*):
             True where a frame is real, False where it pads a shorter clip. A token counts if every frame that it sees
             is real, so that a padded clip gives the output of the unpadded one.
         frozen_output (`torch.Tensor`, *optional*):
-            What [`TubeViTModel.encode_frozen`] gave of clips, instead of these.
+            Output of [`TubeViTModel.encode_frozen`] for the clips, instead of `pixel_values`.
 
         Example:
 
@@ -468,7 +478,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
     def encode_moments(
         self, pixel_values: torch.Tensor, layout: TokenLayout, **kwargs: Unpack[TransformersKwargs]
     ) -> Encoded:
-        """Runs the embeddings and, where single frames are encoded by themselves, the layers that do so."""
+        """Runs the embeddings and the layers before `joint_layer`."""
         tokens = self.embeddings(pixel_values)
         if self.config.joint_layer == 0:
             return Encoded.start(tokens, self.config)
@@ -482,32 +492,32 @@ class TubeViTModel(TubeViTPreTrainedModel):
         token_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Final norm and pooling."""
+        """Applies the final norm and the pooling."""
         last_hidden_state = self.layernorm(encoded.hidden_states)
-        read = {number: self.layernorm(states) for number, states in encoded.read.items()}
-        pooler_output = self.pooler(last_hidden_state, layout, token_mask, read, **kwargs)
+        layer_states = {number: self.layernorm(states) for number, states in encoded.layer_states.items()}
+        pooler_output = self.pooler(last_hidden_state, layout, token_mask, layer_states, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
 
     def encode_frozen(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Runs the frozen part of the model. Its output can be kept, and given to `forward` as `frozen_output` as
-        often as the rest trains.
+        """Runs the frozen part of the model. Its output can be cached: `forward` takes it as `frozen_output` in every
+        epoch, and runs the rest of the model.
 
         Returns:
-            The pooled features, `(batch, features)`, if all that comes before the head is frozen; else what enters
-            layer `freeze_before` and, for a gate, z0 beside it: `(batch, 1 or 2, tokens, hidden_size)`.
+            With the pooling `"grid"`, the pooled features `(batch, features)`. Otherwise the input of the layer
+            `freeze_before`, `(batch, 1, tokens, hidden_size)`; if a gate comes later, `(batch, 2, tokens,
+            hidden_size)`, with z0 as the second.
 
         Raises:
-            ValueError: nothing is frozen, or layers that are not frozen come before `joint_layer` or the last that the
-                grid pooling reads.
+            ValueError: nothing is frozen, or trained layers come before `joint_layer` or before the grid pooling.
         """
         return encode_frozen(self, pixel_values)
 
     def check_frozen(self) -> int:
-        """Returns `freeze_before`, if what it freezes can be kept apart; raises as `encode_frozen`."""
+        """Returns `freeze_before` if the frozen part can run alone; raises as `encode_frozen`."""
         return check_frozen(self.config)
 
     def is_frozen_apart(self) -> bool:
-        """Tells whether `encode_frozen` can run."""
+        """Returns True if `encode_frozen` can run."""
         try:
             self.check_frozen()
         except ValueError:
@@ -516,7 +526,9 @@ class TubeViTModel(TubeViTPreTrainedModel):
 
 
 class TubeViTForClassification(TubeViTPreTrainedModel):
-    """What the two classifiers share, weights included: a linear layer on the pooled tokens."""
+    """The base of the two classifiers below: a linear layer on the pooled tokens. Both have the same weights."""
+
+    _expects_videos = False
 
     def __init__(self, config: TubeViTConfig):
         super().__init__(config)
@@ -557,9 +569,9 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
             `"single_label_classification"`; zeros and ones `(batch, num_labels)` of several labels; numbers for a
             regression.
         frozen_output (`torch.Tensor`, *optional*):
-            What [`TubeViTModel.encode_frozen`] gave of clips, instead of these.
+            Output of [`TubeViTModel.encode_frozen`] for the clips, instead of `pixel_values`.
         """
-        if isinstance(self, TubeViTForVideoClassification) and not self.training:
+        if self._expects_videos and not self.training:
             warn_of_images(pixel_values)
         outputs = self.tubevit(pixel_values, frame_mask=frame_mask, frozen_output=frozen_output, **kwargs)
         logits = self.classifier(outputs.pooler_output)
@@ -575,7 +587,7 @@ class TubeViTForClassification(TubeViTPreTrainedModel):
     custom_intro="TubeViT with a linear classifier on the pooled tokens, for videos; images go in as well."
 )
 class TubeViTForVideoClassification(TubeViTForClassification):
-    pass
+    _expects_videos = True
 
 
 @auto_docstring(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of a clip's tokens and, with a `joint_layer`, its moments: single frames that are encoded as images are.
+"""The order of a clip's tokens, and functions that split, pool and mask them. Nothing here has weights.
 
-Everything here is a function of tensors and sizes, without weights. A moment is a frame that is read by tubes of one
-frame. A model without a `joint_layer` has one moment, the clip, which holds all tubes.
+A moment is one frame that is encoded as an image: tubes of one frame read it, and the layers before `joint_layer`
+encode it alone. Without a `joint_layer`, a clip has one moment, which holds the tokens of all tubes.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 
 class TokenLayout(NamedTuple):
-    """Order of a clip's tokens: those of its first moment, of its second, and so on, then of the tubes that come in at
-    the `joint_layer`. The tokens of a moment are CLS, registers, then those of its tubes, each in raster order.
+    """The order of a clip's tokens.
+
+    First come the tokens of each moment, then the tokens of the later tubes: the tubes over several frames, which join
+    at `joint_layer`. A moment has CLS, registers, then the tokens of each of its tubes, in raster order.
 
     Args:
-        num_moments: number of moments of the clip.
-        num_prefix_tokens: number of CLS and register tokens of a moment.
-        grids: `(t, h, w)` of each tube of the config: in a moment, for tubes that come in later in the clip; `(0, 0,
-            0)` where a tube does not fit.
-        in_moments: for each tube, whether its tokens belong to moments.
+        num_moments: number of moments in the clip.
+        num_prefix_tokens: number of CLS and register tokens in a moment.
+        grids: `(t, h, w)` of each tube in the config: within a moment if the tube belongs to moments, else within the
+            clip; `(0, 0, 0)` for a tube that does not fit.
+        in_moments: for each tube, True if its tokens belong to moments.
     """
 
     num_moments: int
@@ -40,17 +42,17 @@ class TokenLayout(NamedTuple):
 
     @property
     def moment_grids(self) -> tuple[Size, ...]:
-        """Grids of the tubes of a moment, in a moment."""
+        """Grids within a moment, of the tubes that belong to moments."""
         return tuple(compress(self.grids, self.in_moments))
 
     @property
     def later_grids(self) -> tuple[Size, ...]:
-        """Grids of the other tubes, in the clip."""
+        """Grids within the clip, of the later tubes."""
         return tuple(grid for grid, inside in zip(self.grids, self.in_moments) if not inside)
 
     @property
     def clip_grids(self) -> tuple[Size, ...]:
-        """Grids of all tubes in the clip."""
+        """Grids within the clip, of all tubes."""
         return tuple(
             (self.num_moments * grid[0], *grid[1:]) if inside else grid
             for grid, inside in zip(self.grids, self.in_moments)
@@ -58,18 +60,21 @@ class TokenLayout(NamedTuple):
 
     @property
     def tokens_per_moment(self) -> int:
+        """Number of tokens in a moment, CLS and registers included."""
         return self.num_prefix_tokens + sum(map(prod, self.moment_grids))
 
     @property
     def num_moment_tokens(self) -> int:
+        """Number of tokens in all moments together."""
         return self.num_moments * self.tokens_per_moment
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens in the clip."""
         return self.num_moment_tokens + sum(map(prod, self.later_grids))
 
     def pool(self, factors: Sequence[int]) -> "TokenLayout":
-        """The layout once patches are averaged over regions of `[h, w]` patches; a single moment keeps its own."""
+        """Returns the layout after `pool_moments` with the same `factors`, `[h, w]`. A single moment is not pooled."""
         if self.num_moments == 1:
             return self
         height, width = factors
@@ -81,7 +86,7 @@ class TokenLayout(NamedTuple):
 
 
 def token_layout(tubes: Sequence[Tube], size: Size, num_prefix_tokens: int, by_moment: bool) -> TokenLayout:
-    """Layout of a clip of `size` (frames, pixels); `by_moment`: whether single frames are encoded by themselves."""
+    """Lays out the tokens of a clip of `size` (frames, pixels); `by_moment`: True if there is a `joint_layer`."""
     grids = [tube.grid(size) for tube in tubes]
     if not by_moment:
         return TokenLayout(1, num_prefix_tokens, tuple(grids), (True,) * len(grids))
@@ -94,14 +99,12 @@ def token_layout(tubes: Sequence[Tube], size: Size, num_prefix_tokens: int, by_m
     return TokenLayout(num_moments, num_prefix_tokens, tuple(grids), in_moments)
 
 
-def arrange_tokens(
-    prefix: Sequence[torch.Tensor], of_tubes: Sequence[torch.Tensor], layout: TokenLayout
-) -> torch.Tensor:
-    """Puts tokens in their order.
+def arrange_tokens(prefix: Sequence[torch.Tensor], tubes: Sequence[torch.Tensor], layout: TokenLayout) -> torch.Tensor:
+    """Concatenates tokens in the order of the layout.
 
     Args:
-        prefix: CLS and registers, `(batch, num_moments, 1 or more, ...)` each.
-        of_tubes: tokens of each tube that fits, `(batch, t * h * w, ...)`.
+        prefix: CLS, then registers, each `(batch, num_moments, 1 or more, ...)`.
+        tubes: tokens of each tube that fits, `(batch, t * h * w, ...)`, with the grid of the whole clip.
 
     Returns:
         `(batch, tokens, ...)`.
@@ -109,66 +112,74 @@ def arrange_tokens(
     moments = list(prefix)
     later: list[torch.Tensor] = []
     fitting = [(grid, inside) for grid, inside in zip(layout.grids, layout.in_moments) if all(grid)]
-    for tokens, (grid, inside) in zip(of_tubes, fitting):
+    for tokens, (grid, inside) in zip(tubes, fitting):
         if inside:
             moments.append(tokens.unflatten(1, (layout.num_moments, prod(grid))))
         else:
             later.append(tokens)
-    of_moments = torch.cat(moments, dim=2).flatten(1, 2)
-    return torch.cat([of_moments, *later], dim=1) if later else of_moments
+    moment_tokens = torch.cat(moments, dim=2).flatten(1, 2)
+    return torch.cat([moment_tokens, *later], dim=1) if later else moment_tokens
 
 
 def split_moments(states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
-    """`(batch, tokens, ...) -> (batch, num_moments, tokens_per_moment, ...)`, without the tubes that come in later."""
-    # a -1 would ask exported graphs for a quotient, which some runtimes take in floating point
+    """Splits `(batch, tokens, ...) -> (batch, num_moments, tokens_per_moment, ...)`; drops the later tubes."""
+    # with a -1, exported graphs would divide, which some runtimes do in floating point
     return states[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, layout.tokens_per_moment))
 
 
 def valid_moments(token_mask: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
-    """`(batch, tokens) -> (batch, num_moments)`, where a moment has a `joint_layer` to wait for."""
+    """Reads the mask of moments from their first tokens: `(batch, tokens) -> (batch, num_moments)`.
+
+    A frame is real or not as a whole, so that all tokens of a moment agree. Needs a `joint_layer`.
+    """
     return token_mask[:, : layout.num_moment_tokens : layout.tokens_per_moment]
 
 
 def pool_moments(states: torch.Tensor, layout: TokenLayout, factors: Sequence[int]) -> torch.Tensor:
     """Averages the patches of each moment over regions of `factors`, `[h, w]`: `(batch, tokens, hidden_size) ->
-    (batch, tokens of moments, hidden_size)`. At the edge of a grid that they do not divide, regions are smaller."""
+    (batch, tokens of moments, hidden_size)`. Regions at the edge are smaller if `factors` do not divide the grid."""
     if layout.num_moments == 1 or list(factors) == [1, 1]:
         return states
     moments = split_moments(states, layout)
     lengths = [layout.num_prefix_tokens, *map(prod, layout.moment_grids)]
     prefix, *patches = moments.split(lengths, dim=2)
     pooled = [prefix]
-    for of_tube, (_, rows, columns) in zip(patches, layout.moment_grids):
+    for grid_patches, (_, rows, columns) in zip(patches, layout.moment_grids):
         if not rows:
             continue
         # (batch, num_moments, h * w, hidden_size) -> (batch * num_moments, hidden_size, h, w)
-        pictures = of_tube.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
+        pictures = grid_patches.flatten(0, 1).transpose(1, 2).unflatten(2, (rows, columns))
         averages = avg_pool2d(pictures, list(factors), ceil_mode=True, count_include_pad=False)
         pooled.append(averages.flatten(2).transpose(1, 2).unflatten(0, moments.shape[:2]))
     return torch.cat(pooled, dim=2).flatten(1, 2)
 
 
+def find_moment_tube(tubes: Sequence[Tube]) -> Tube:
+    """Returns a tube that sees one frame. All such tubes have the same offset and stride in time."""
+    return next(tube for tube in tubes if tube.sees_one_frame)
+
+
 def time_positions(tube: Tube, layout: TokenLayout, states: torch.Tensor) -> torch.Tensor:
-    """Sine-cosine of the time of each moment, in frames: `(1, tokens, hidden_size)`; zero for tubes over several
-    frames, which have positions in time.
+    """Returns the sine-cosine embedding of each moment's time, in frames, for all its tokens: `(1, tokens,
+    hidden_size)`. It is zero for the later tubes, whose own positions include time.
 
     Args:
-        tube: one that sees one frame.
-        layout: of `states`.
+        tube: a tube that sees one frame.
+        layout: the layout of `states`.
         states: `(batch, tokens, hidden_size)`, of several moments.
     """
     exact = torch.promote_types(states.dtype, torch.float32)
     times = tube.centers(0, layout.num_moments, exact, states.device)
-    of_moments = sincos_times(times, states.shape[-1]).to(states.dtype)
-    num_later = states.shape[1] - layout.tokens_per_moment * layout.num_moments
-    return pad(of_moments.repeat_interleave(layout.tokens_per_moment, dim=0)[None], (0, 0, 0, num_later))
+    positions = sincos_times(times, states.shape[-1]).to(states.dtype)
+    num_later = states.shape[1] - layout.num_moment_tokens
+    return pad(positions.repeat_interleave(layout.tokens_per_moment, dim=0)[None], (0, 0, 0, num_later))
 
 
-def lay_out_tokens(config: "TubeViTConfig", tubes: Sequence[Tube], size: Size) -> TokenLayout:
-    """Layout of a clip of `size` (frames, pixels) in the embeddings.
+def checked_token_layout(config: "TubeViTConfig", tubes: Sequence[Tube], size: Size) -> TokenLayout:
+    """Lays out the tokens of a clip of `size` (frames, pixels) in the embeddings.
 
     Raises:
-        ValueError: no tube fits, or none that the first layers read.
+        ValueError: no tube fits; or, with a `joint_layer`, no tube that sees one frame fits.
     """
     num_frames, height, width = size
     fitting = [tube for tube in tubes if all(tube.grid(size))]
@@ -192,27 +203,26 @@ def lay_out_tokens(config: "TubeViTConfig", tubes: Sequence[Tube], size: Size) -
 def mask_tokens(
     config: "TubeViTConfig", tubes: Sequence[Tube], layout: TokenLayout, frame_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Finds the tokens that see real frames only, in the order of the joint layers: `(batch, num_frames) -> (batch,
-    tokens)`, bool. CLS and registers of a clip are valid; those of a moment are where its frame is real.
+    """Marks the tokens that see real frames only, in the order of the joint layers: `(batch, num_frames) -> (batch,
+    tokens)`, bool. CLS and registers are valid; with a `joint_layer`, they are valid if the frame of their moment is
+    real.
 
     Args:
         tubes: all tubes of the model.
-        layout: of the clip in the embeddings.
+        layout: the layout of the clip in the embeddings.
         frame_mask: bool, True where a frame is real.
 
     Raises:
-        ValueError: in eager mode, if a clip has no valid token or, where that makes a difference, a single valid
-            moment beside others with more.
+        ValueError: in eager mode, as `check_token_mask`.
     """
     joined, by_moment = layout.pool(config.joint_pooling), config.joint_layer > 0
     # (batch, num_moments)
-    of_moments = torch.ones_like(frame_mask[:, :1])
+    moments = torch.ones_like(frame_mask[:, :1])
     if by_moment:
-        one_frame = next(tube for tube in tubes if tube.sees_one_frame)
-        of_moments = one_frame.valid_tokens(frame_mask, (layout.num_moments, 1, 1))
-    prefix = of_moments[..., None].expand(-1, -1, layout.num_prefix_tokens)
-    of_tubes = [tube.valid_tokens(frame_mask, grid) for tube, grid in zip(tubes, joined.clip_grids) if all(grid)]
-    token_mask = arrange_tokens([prefix], of_tubes, joined)
+        moments = find_moment_tube(tubes).valid_tokens(frame_mask, (layout.num_moments, 1, 1))
+    prefix = moments[..., None].expand(-1, -1, layout.num_prefix_tokens)
+    patches = [tube.valid_tokens(frame_mask, grid) for tube, grid in zip(tubes, joined.clip_grids) if all(grid)]
+    token_mask = arrange_tokens([prefix], patches, joined)
     if can_read(token_mask):
         check_token_mask(config, token_mask, frame_mask, joined)
     return token_mask
@@ -221,7 +231,14 @@ def mask_tokens(
 def check_token_mask(
     config: "TubeViTConfig", token_mask: torch.Tensor, frame_mask: torch.Tensor, layout: TokenLayout
 ) -> None:
-    """Raises a `ValueError` as `mask_tokens`; `layout`: of the tokens."""
+    """Checks that each clip has a valid token and, if moments are joined in the model, at least two valid moments.
+
+    Args:
+        layout: the layout of the tokens in `token_mask`.
+
+    Raises:
+        ValueError: a clip has no valid token; or it has one valid moment, and its batch is padded to several.
+    """
     if config.joint_layer > 0:
         counts = split_moments(token_mask, layout)
     else:
@@ -234,7 +251,7 @@ def check_token_mask(
         )
     if config.pooling_type == "grid" and config.joint_layer == config.num_hidden_layers:
         return
-    # where moments are joined a single one is an image, and many are not
+    # the model encodes a clip of a single moment as an image: not pooled, and without a position in time
     single = ((counts.any(dim=2).sum(dim=1) == 1) & (layout.num_moments > 1)).nonzero().flatten().tolist()
     if single:
         raise ValueError(

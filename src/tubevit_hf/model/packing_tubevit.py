@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing: clips of different length or size make one row of tokens, of batch 1, and nothing is padded.
+"""Packing: clips of different lengths and sizes become one row of tokens, of batch 1, without padding.
 
-The tokens of a clip attend to each other alone.
+Each token attends to the tokens of its clip only.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def encode_packed(
     """Runs a list of clips through the model; see [`TubeViTModel.forward`].
 
     Raises:
-        ValueError: there are no clips, a `frame_mask` comes with them, what is recorded of layers is asked of a model
-            with a `joint_layer`, or the model is a replica of `DataParallel`.
+        ValueError: the list is empty; a `frame_mask` is given; hidden states or attentions are requested from a model
+            with a `joint_layer`; or the model is a replica of `DataParallel`.
     """
     config = model.config
     if frame_mask is not None:
@@ -51,20 +51,12 @@ def encode_packed(
         )
     videos = as_videos(clips)
     layouts = [model.embeddings.layout(video) for video in videos]
-    # single frames run alone in any case
+    # the embeddings, and the layers before `joint_layer`, run clip by clip
     alone = [model.encode_moments(video, layout, **kwargs) for video, layout in zip(videos, layouts)]
-    lengths = [encoded.hidden_states.shape[1] for encoded in alone]
-    row = Encoded(
-        torch.cat([encoded.hidden_states for encoded in alone], dim=1),
-        torch.cat([encoded.embedding_output for encoded in alone], dim=1),
-        {},
-    )
-    mask, apart = keep_apart(config, row.hidden_states, lengths)
-    row = model.joint_stage(model.layers, row, mask, **apart, **kwargs)
-    outputs = [
-        model.finish(packed._replace(read=encoded.read | packed.read), layout, None, **kwargs)
-        for encoded, packed, layout in zip(alone, row.split(lengths), layouts)
-    ]
+    row = Encoded.pack(alone)
+    mask, arguments = keep_apart(config, row.hidden_states, [encoded.hidden_states.shape[1] for encoded in alone])
+    row = model.joint_stage(model.layers, row, mask, **arguments, **kwargs)
+    outputs = [model.finish(encoded, layout, None, **kwargs) for encoded, layout in zip(row.unpack(alone), layouts)]
     return BaseModelOutputWithPooling(
         last_hidden_state=torch.cat([output["last_hidden_state"] for output in outputs], dim=1),
         pooler_output=torch.cat([output["pooler_output"] for output in outputs]),
@@ -74,8 +66,14 @@ def encode_packed(
 def keep_apart(
     config: TubeViTConfig, row: torch.Tensor, lengths: list[int]
 ) -> tuple[torch.Tensor | None, dict[str, Any]]:
-    """Gives a mask, and arguments of the layers, with which the tokens of each clip in a row, `(1, tokens,
-    hidden_size)`, attend to each other alone; by the kind of attention."""
+    """Returns the attention mask and the arguments of the layers that keep the clips in a row apart.
+
+    They depend on the attention implementation.
+
+    Args:
+        row: the tokens of all clips, `(1, tokens, hidden_size)`.
+        lengths: number of tokens of each clip.
+    """
     if is_flash_attention_requested(config):
         ends = torch.tensor([0, *lengths]).cumsum(0).to(row.device, torch.int32)
         longest = max(lengths)
@@ -83,6 +81,6 @@ def keep_apart(
     if config._attn_implementation == "flex_attention":
         clip_of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None].to(row.device)
         same_clip = packed_sequence_mask_function(clip_of)
-        # blocks of two clips are not computed
+        # flex attention skips blocks that hold no pair of tokens of one clip
         return create_bidirectional_mask(config, row, None, and_mask_function=same_clip), {}
     return None, {"clip_tokens": lengths}

@@ -10,7 +10,7 @@ from .store_tubevit import can_keep
 from .tubes_tubevit import Tube
 
 
-# number types by their bytes, as which neighbouring pixels are copied at once
+# types in which neighbouring pixels are copied as one element, by their size in bytes
 BLOCK_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
@@ -28,15 +28,15 @@ def gather_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -
 
 
 def copy_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype, block: int = 1) -> torch.Tensor:
-    """Copies as `gather_patches`, element by element; `block`: pixels of an element."""
+    """Does the work of `gather_patches`, one element at a time; `block` is the number of pixels in an element."""
     start_t, start_h, start_w = tube.offset
     patches = pixel_values[:, start_t:, :, start_h:, start_w // block :]
-    # -> (batch, t, channels, h, w, ft, kt, fh, kh, fw, kw): what each token sees, and in it each application of the
-    # kernel. Nothing is copied before the end.
+    # -> (batch, t, channels, h, w, ft, kt, fh, kh, fw, kw): the region of each token, and in it each application of
+    # the kernel. Nothing is copied before the end
     lengths = zip((1, 3, 4), (1, 1, block), tube.extent, tube.stride, tube.kernel_size, tube.kernel_stride)
     for dim, of, extent, stride, kernel, kernel_stride in lengths:
         patches = patches.unfold(dim, extent // of, stride // of).unfold(-1, kernel // of, kernel_stride // of)
-    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), copied here in any case: see `TubeViTMeanPooler`
+    # -> (batch, t, h, w, ft, fh, fw, channels, kt, kh, kw), always a copy, see `TubeViTMeanPooler.choose`
     patches = patches.permute(0, 1, 3, 4, 5, 7, 9, 2, 6, 8, 10)
     patches = patches.to(dtype, copy=True, memory_format=torch.contiguous_format)
     # -> (batch, t * h * w, neighbours, channels * kt * kh * kw)
@@ -44,8 +44,11 @@ def copy_patches(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype, blo
 
 
 def find_block(pixel_values: torch.Tensor, tube: Tube, dtype: torch.dtype) -> int:
-    """Number of pixels along the width that can be copied as one element of a wider type: a CPU copies short rows by
-    pixels, at a fraction of its rate. 1 where gradients, a graph or another number type need pixels."""
+    """Returns the number of pixels along the width that can be copied as one element of a wider type.
+
+    Pixel by pixel, a CPU copies short rows at a fraction of its rate. The number is 1 on other devices, and where
+    gradients, graphs or a change of dtype need single pixels.
+    """
     if (
         pixel_values.device.type != "cpu"
         or pixel_values.dtype != dtype

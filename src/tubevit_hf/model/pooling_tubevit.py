@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling: tokens become a vector a clip.
+"""Pooling: makes one vector of a clip's tokens.
 
-Poolers are modules of one signature, with weights or without, so that the model calls whatever is there. Arguments:
+All poolers have one signature, so that the model calls them without knowing which one it has:
 
-    hidden_states   normed tokens at the end: (batch, tokens, hidden_size) -> (batch, features)
-    layout          of the clip in the embeddings; `layout.pool(config.joint_pooling)` is that of the tokens at the end
-    token_mask      of the tokens at the end: (batch, tokens), or None
-    read            normed tokens after the layers that `config.layers_read` lists, by the number of layers
+    hidden_states   normed tokens after the last layer: (batch, tokens, hidden_size) -> (batch, features)
+    layout          the layout of the clip in the embeddings; `layout.pool(config.joint_pooling)` is the layout of
+                    `hidden_states`
+    token_mask      (batch, tokens), True for valid tokens of `hidden_states`; None if all are valid
+    layer_states    normed tokens after some layers; `config.layers_read` lists the keys
 """
 
 import torch
@@ -31,17 +32,17 @@ class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
         hidden_states: torch.Tensor,
         layout: TokenLayout,
         token_mask: torch.Tensor | None,
-        read: dict[int, torch.Tensor],
+        layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        # copied, see `TubeViTMeanPooler`
+        # a copy, for the reason given in `TubeViTMeanPooler.choose`
         query = self.query.repeat(hidden_states.shape[0], 1, 1)
         attention_mask = make_mask(self.config, query, token_mask, hidden_states)
         return self.attend(query, hidden_states, attention_mask, None, **kwargs)[0].squeeze(1)
 
 
 class TubeViTMeanPooler(nn.Module):
-    """The mean of the tubes' valid tokens: `(batch, tokens, hidden_size) -> (batch, hidden_size)`."""
+    """Averages the tubes' valid tokens: `(batch, tokens, hidden_size) -> (batch, hidden_size)`."""
 
     def __init__(self, config: TubeViTConfig):
         super().__init__()
@@ -52,7 +53,7 @@ class TubeViTMeanPooler(nn.Module):
         hidden_states: torch.Tensor,
         layout: TokenLayout,
         token_mask: torch.Tensor | None,
-        read: dict[int, torch.Tensor],
+        layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         joined = layout.pool(self.config.joint_pooling)
@@ -63,36 +64,40 @@ class TubeViTMeanPooler(nn.Module):
         return (chosen * weight).sum(dim=1) / weight.sum(dim=1)
 
     def choose(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
-        """What is averaged, of `(batch, tokens, ...)`."""
+        """Selects the tokens that are averaged: `(batch, tokens, ...) -> (batch, chosen, ...)`."""
         later = states[:, layout.num_moment_tokens :]
-        # copied, or a graph would be for those sizes only at which it need not be
+        # a copy even where a view would do: a traced graph would then fit those sizes only
         patches = split_moments(states, layout)[:, :, layout.num_prefix_tokens :]
         patches = patches.clone(memory_format=torch.contiguous_format)
         return torch.cat([patches.flatten(1, 2), later], dim=1)
 
 
 class TubeViTClsPooler(TubeViTMeanPooler):
-    """The CLS token, with a `joint_layer` the mean of the valid moments': `(batch, tokens, hidden_size) -> (batch,
-    hidden_size)`."""
+    """Averages the CLS tokens of valid moments; without a `joint_layer` there is one: `(batch, tokens, hidden_size) ->
+    (batch, hidden_size)`."""
 
     def choose(self, states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         return split_moments(states, layout)[:, :, 0]
 
 
-# of a token's channel, as the grid pooling sees it
+# smallest change of a channel that the grid pooling counts
 LEAST_CHANGE = 1e-6
 
 
 class TubeViTGridPooler(nn.Module):
-    """What is where and when, and what changes: `(batch, tokens, hidden_size) -> (batch, features)`, for each layer
-    that is read the parts of `config.pooling_parts` one after another. Tokens are averaged over `pooling_grid` regions
-    of time, height and width. Of each region in space its mean over time ("means"), how much its patches change from
-    each region in time to the next, all in all ("changes") and beside the other regions ("shares"), and how each
-    region in time differs from the mean ("differences"); and of each step the greatest change of any patch, wherever
-    it is ("peaks").
+    """Describes each region of a clip by statistics: `(batch, tokens, hidden_size) -> (batch, features)`. No weights.
 
-    A scene that stands still is in the means alone, so that what moves can be told by itself. Changes are absolute
-    values of each channel, and their square roots are given. There are no weights.
+    `pooling_grid` divides the clip into steps in time and regions in space. The features are, for each layer in
+    `layer_states`, the parts of `config.pooling_parts`:
+
+        means        mean of each region over time
+        changes      mean absolute change of a region's patches from one step to the next
+        shares       the changes of a region, relative to the mean over all regions
+        differences  each region at each step, minus its mean over time
+        peaks        largest absolute change of any patch, from each step to the next
+
+    A scene without motion shows in the means alone, so that a head can read motion apart from it. All parts are per
+    channel. Of changes, shares and peaks, the square root is returned.
     """
 
     def __init__(self, config: TubeViTConfig):
@@ -104,19 +109,23 @@ class TubeViTGridPooler(nn.Module):
         hidden_states: torch.Tensor,
         layout: TokenLayout,
         token_mask: torch.Tensor | None,
-        read: dict[int, torch.Tensor],
+        layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         joined = layout.pool(self.config.joint_pooling)
         valid = None if token_mask is None else valid_moments(token_mask, joined)
         features = [
             self.describe(states, joined if number > self.config.joint_layer else layout, valid)
-            for number, states in read.items()
+            for number, states in layer_states.items()
         ]
         return torch.cat(features, dim=1)
 
     def describe(self, states: torch.Tensor, layout: TokenLayout, valid: torch.Tensor | None) -> torch.Tensor:
-        """Features of one layer; `valid`: `(batch, num_moments)`."""
+        """Computes the features of one layer: `(batch, tokens, hidden_size) -> (batch, features)`.
+
+        Args:
+            valid: `(batch, num_moments)`, bool; None if all moments are valid.
+        """
         steps, rows, columns = self.config.pooling_grid
         num_moments, (_, height, width) = layout.num_moments, layout.moment_grids[0]
         moments = split_moments(states, layout)
@@ -135,7 +144,7 @@ class TubeViTGridPooler(nn.Module):
         regions = average_regions(in_space, by_step)
         mean = regions.mean(dim=1, keepdim=True)
         changes = by_step.diff(dim=1).abs()
-        # of a single step nothing changes
+        # a single step has no changes
         changed = average_regions(in_space, changes).sum(dim=1) / max(1, steps - 1)
         shares = changed / changed.mean(dim=1, keepdim=True).clamp_min(LEAST_CHANGE)
         peaks = changes.amax(dim=2)
@@ -144,22 +153,23 @@ class TubeViTGridPooler(nn.Module):
 
 
 def average_regions(weights: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """`(regions, patches)`, `(batch, t, patches, hidden_size) -> (batch, t, regions, hidden_size)`."""
+    """Averages patches over regions: weights `(regions, patches)`, states `(batch, t, patches, hidden_size) -> (batch,
+    t, regions, hidden_size)`."""
     batch_size, steps = states.shape[:2]
     averages = torch.bmm(weights.expand(batch_size * steps, -1, -1), states.flatten(0, 1))
     return averages.unflatten(0, (batch_size, steps))
 
 
 def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
-    """Square roots, whose slope is finite where nothing changes."""
+    """Square root with a finite slope at 0."""
     return values.clamp_min(LEAST_CHANGE).sqrt()
 
 
 def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dtype: torch.dtype) -> torch.Tensor:
-    """Averages of evenly spaced regions of the first `lengths` of `max_length` items, as adaptive average pooling
-    takes them: `(batch,) -> (batch, num_regions, max_length)`."""
+    """Returns weights that average items over evenly spaced regions, as adaptive average pooling does: `(batch,) ->
+    (batch, num_regions, max_length)`. A row has `max_length` items, of which the first `lengths` count."""
     index = torch.arange(num_regions, device=lengths.device)
-    # of regions, times their number: whole numbers without a quotient, see `split_moments`
+    # bounds are multiplied by the number of regions, to stay whole without a division, see `split_moments`
     starts = (index * lengths[:, None])[..., None]
     ends = ((index + 1) * lengths[:, None])[..., None]
     items = num_regions * torch.arange(max_length, device=lengths.device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resizes learned position tables and shared kernels, as products that every runtime computes alike."""
+"""Resizes learned position tables and shared kernels by matrix products, which every runtime computes alike."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,8 +11,8 @@ from .store_tubevit import Store
 from .tubes_tubevit import Size
 
 
-# mode, align_corners and antialias: how ViT libraries resize their position tables, by `position_embedding_resize`,
-# and how shared kernels are resized along each axis ("bilinear")
+# (mode, align_corners, antialias) of `interpolate`, by `position_embedding_resize`: ViT libraries resize their tables
+# in these ways; "bilinear" is for shared kernels
 RESIZE_ARGUMENTS = {
     "bicubic": ("bicubic", False, False),
     "bicubic_antialias": ("bicubic", False, True),
@@ -23,15 +23,16 @@ RESIZE_ARGUMENTS = {
 
 
 def resize_positions(table: torch.Tensor, grid: Size, resize: str, store: Store) -> torch.Tensor:
-    """Brings a learned position table to a grid: `(1, [t,] h, w, hidden_size) -> (1, t * h * w, hidden_size)`.
+    """Resizes a learned position table to a grid: `(1, [t,] h, w, hidden_size) -> (1, t * h * w, hidden_size)`.
 
-    In space as `resize` says. In time by index, the last step repeated: to interpolate there would give a padded clip
-    other positions than the unpadded one. A table without a time axis is the same at every step.
+    In space it interpolates by the method `resize`. In time it reads the table by index and repeats the last step:
+    with interpolation, a padded clip would get other positions than the unpadded one. A table without a time axis is
+    the same at every step.
     """
     steps, height, width = grid
     if table.ndim == 4:
         table = table[:, None]
-    # a graph that is traced once serves the table's own size and others
+    # a traced graph must fit other sizes too, not only the table's own
     traced = is_tracing(table)
     if traced or table.shape[2:4] != (height, width):
         table = table.to(torch.promote_types(table.dtype, torch.float32))
@@ -45,9 +46,9 @@ def resize_positions(table: torch.Tensor, grid: Size, resize: str, store: Store)
     return table.flatten(1, 3)
 
 
-def resize_kernel(base_kernel: torch.Tensor, kernel_size: Size, store: Store) -> torch.Tensor:
-    """Brings a shared kernel `(out_channels, channels, t, h, w)` to another size (Section 3.3): tri-linear, without
-    rescaling."""
+def interpolate_kernel(base_kernel: torch.Tensor, kernel_size: Size, store: Store) -> torch.Tensor:
+    """Resizes a shared kernel `(out_channels, channels, t, h, w)` tri-linearly to another size, without rescaling its
+    values (Section 3.3)."""
     kernel = base_kernel.to(torch.promote_types(base_kernel.dtype, torch.float32))
     with exact_products(kernel.device):
         for axis, (old, new) in enumerate(zip(kernel.shape[2:], kernel_size), start=2):
@@ -57,7 +58,7 @@ def resize_kernel(base_kernel: torch.Tensor, kernel_size: Size, store: Store) ->
 
 
 def resize_weights(old: int, new: int, resize: str, like: torch.Tensor, store: Store) -> torch.Tensor:
-    """The share of each of `old` places in each of `new` ones: `(new, old)`, in the number type of `like`."""
+    """Returns the matrix `(new, old)` that resizes an axis from `old` to `new` places, in the dtype of `like`."""
     mode, align_corners, antialias = RESIZE_ARGUMENTS[resize]
 
     def compute() -> torch.Tensor:
@@ -70,7 +71,7 @@ def resize_weights(old: int, new: int, resize: str, like: torch.Tensor, store: S
 
 
 def exact_products(device: torch.device) -> AbstractContextManager[object]:
-    """Products that autocast does not round."""
-    # a context that changes nothing is kept out of exported graphs
+    """Returns a context in which autocast does not round products."""
+    # without autocast no context is needed, and exported graphs contain none
     rounds = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if rounds else nullcontext()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps results that do not depend on pixels: a model computes them once for a size, number type and device."""
+"""Caches results that do not depend on pixels: a model computes them once per clip size, dtype and device."""
 
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
@@ -11,30 +11,32 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.utils.import_utils import is_tracing
 
+from .tubes_tubevit import Size
+
 
 if TYPE_CHECKING:
     from .configuration_tubevit import TubeViTConfig
 
 
-# results of one store: a model meets few sizes at a time, and its tables are of some megabytes each
+# most results of one store: a model meets few sizes at a time, and a table takes some megabytes
 NUM_RESULTS = 16
 
 ResultT = TypeVar("ResultT")
 
 
 class Store:
-    """The latest results of a module, by what they depend on beside pixels.
+    """A cache of a module's latest results, which do not depend on pixels.
 
-    A store is no part of its module's state: copies and pickles of the module begin with an empty one. Results are
-    shared between calls, so that nobody may change them in place.
+    The cache is no part of the module's state: copies and pickles of the module begin with an empty one. Calls share
+    the results, so that nobody may change them in place.
     """
 
     def __init__(self, config: "TubeViTConfig") -> None:
         self.config = config
         self.results: dict[Hashable, Any] = {}
-        # weights that some of the results were computed of
+        # the weights that some of the results were computed from
         self.source: Source | None = None
-        # replicas of `DataParallel` are threads that share it
+        # replicas of `DataParallel` are threads that share this cache
         self.lock = Lock()
 
     def __reduce__(self) -> tuple[type["Store"], tuple["TubeViTConfig"]]:
@@ -46,16 +48,16 @@ class Store:
             self.source = None
 
     def get(self, key: Hashable, compute: Callable[[], ResultT]) -> ResultT:
-        """Returns the result of this key, and computes it if it is not kept. An error is not kept."""
+        """Returns the cached result of `key`, or computes and caches it. An error is not cached."""
         with self.lock:
             result = self.results.pop(key, None)
             if result is not None:
-                # the oldest come first
+                # back to the end: the least recently used come first, and are removed first
                 self.results[key] = result
         if result is not None:
             return result
-        # Tensors of inference mode could not take part in training later. Modes that watch operations, such as
-        # selective checkpointing, would miss these when the pass runs again
+        # Tensors made in inference mode cannot be used in training later. Modes that watch operations, such as
+        # selective checkpointing, must not see these: they are missing when a pass runs again
         with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
             result = compute()
         with self.lock:
@@ -64,15 +66,15 @@ class Store:
                 del self.results[next(iter(self.results))]
         return result
 
-    def get_static(self, sizes: tuple[int, ...], settings: Hashable, compute: Callable[..., ResultT]) -> ResultT:
-        """Returns `compute(*sizes)`, kept for sizes that are numbers and not symbols of a graph.
+    def get_static(self, size: Size, settings: Hashable, compute: Callable[[Size], ResultT]) -> ResultT:
+        """Returns `compute(size)`, cached unless a graph is traced or a length is a symbol of one.
 
         Args:
-            settings: what the result depends on beside the sizes.
+            settings: all that the result depends on beside `size`.
         """
-        if torch.compiler.is_compiling() or any(type(size) is not int for size in sizes):
-            return compute(*sizes)
-        return self.get((sizes, settings), lambda: compute(*sizes))
+        if torch.compiler.is_compiling() or any(type(length) is not int for length in size):
+            return compute(size)
+        return self.get((size, settings), lambda: compute(size))
 
     def get_tensor(
         self,
@@ -81,14 +83,14 @@ class Store:
         like: torch.Tensor,
         weights: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """Returns the tensor of this key in the number type and on the device of `like`.
-
-        It is computed anew while a graph is traced, within `torch.func`, and where `weights`, which it is made of,
-        are trained or may change without a trace. It is also computed anew once weights have changed.
+        """Returns the tensor of `key` in the dtype and on the device of `like`, cached where that is safe.
 
         Args:
-            key: what the result depends on beside `like` and `weights`.
-            weights: always the same ones of a store.
+            key: all that the tensor depends on beside `like` and `weights`.
+            compute: makes the tensor.
+            like: a tensor with its dtype and device. See `can_keep` for the tensors beside which nothing is cached.
+            weights: the parameters that `compute` reads, always the same ones of a cache. The tensor is cached only
+                while all of them are frozen, and computed again after one has changed.
         """
         if not can_keep(like) or not all(map(self.is_frozen, weights)):
             return compute()
@@ -98,8 +100,11 @@ class Store:
         return self.get((key, like.dtype, like.device), compute)
 
     def is_frozen(self, weight: torch.Tensor) -> bool:
-        """Tells whether a weight is frozen by `freeze_before`. Others that need no gradient may be averages of a model
-        that trains, which are often written through `.data`; and where processes share a weight, its parts change."""
+        """Returns True if `freeze_before` froze this weight, and changes of it can be seen.
+
+        Other weights without gradients may be moving averages of a model in training, which are often written through
+        `.data`. In distributed training, a weight may be sharded, and its parts change.
+        """
         return (
             self.config.freeze_before is not None
             and isinstance(weight, nn.Parameter)
@@ -110,16 +115,16 @@ class Store:
 
 
 class Source:
-    """Recognises weights that have not changed, and keeps no memory of theirs alive."""
+    """Recognises weights that have not changed, and keeps none of their memory alive."""
 
     def __init__(self, weights: Sequence[torch.Tensor]):
         self.places = [StorageWeakRef(weight.untyped_storage()) for weight in weights]
         self.states = [self.describe(weight) for weight in weights]
-        # what is written through `.data` leaves no trace; to compare values would make other devices wait
+        # writes through `.data` do not raise the version. On a GPU, a comparison would make the host wait
         self.values = [weight.detach().clone() if weight.device.type == "cpu" else None for weight in weights]
 
     def equals(self, weights: Sequence[torch.Tensor]) -> bool:
-        """Compares place, version and, on the CPU, values."""
+        """Compares memory, version and, on the CPU, values."""
         # see `Store.get`
         with _disable_current_modes():
             return all(
@@ -135,7 +140,7 @@ class Source:
 
 
 class StoringModule(nn.Module):
-    """A module with a store, which is emptied when its parameters go to another device or number type."""
+    """A module with a cache, which is emptied when its parameters go to another device or dtype."""
 
     def __init__(self, config: "TubeViTConfig"):
         super().__init__()
@@ -148,13 +153,13 @@ class StoringModule(nn.Module):
 
 
 def can_keep(like: torch.Tensor) -> bool:
-    """Tells whether a tensor beside this one is an ordinary one, which outlives the call."""
+    """Returns True if results beside this tensor can be cached: it is a plain tensor, and no graph is traced."""
     return (
         type(like) in (torch.Tensor, nn.Parameter)
         and like.device.type != "meta"
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
-        # the last costs time: of devices other than the CPU it tells whether their stream is captured
+        # last, since it takes time: on other devices it also asks whether a CUDA graph is being captured
         and (like.device.type == "cpu" or not is_tracing(like))
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The geometry of sparse video tubes: which region of a clip each token sees, and where that region lies.
+"""The geometry of sparse video tubes: the number of tokens, and the region of a clip that each token sees.
 
-Everything here is a pure function of a tube and a clip's size. A tube is one 3-D kernel that is applied with a large
-stride ([Sparse Video Tubes](https://arxiv.org/abs/2212.03229), Section 3.2 and Table 12). Configuration, model, plots
-and tests all ask this file, so that the token count and the token centre are each one formula in one place.
+A tube is one 3-D kernel that is applied with a large stride ([Sparse Video Tubes](https://arxiv.org/abs/2212.03229),
+Section 3.2 and Table 12). Every function here depends on a tube and a clip's size only. Configuration, model, plots
+and tests all call them, so that the token count and the token centre are each one formula in one place.
 
 Axes are always `(time, height, width)`, in frames and pixels.
 """
@@ -34,7 +34,7 @@ class Tube:
         kernel_size: `(t, h, w)` of the kernel, in frames and pixels.
         stride: `(t, h, w)` between two tokens, in frames and pixels.
         offset: `(t, h, w)` of the first token's corner, in frames and pixels.
-        space_to_depth: how many neighbouring outputs are concatenated along each axis.
+        space_to_depth: number of neighbouring outputs that are concatenated, along each axis.
         out_channels: channels of one kernel output, before concatenation.
     """
 
@@ -46,7 +46,7 @@ class Tube:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], hidden_size: int, name: str = "tube") -> "Tube":
-        """Reads and checks a tube as a config holds it; `name` is how errors call it.
+        """Reads and checks a tube in the form of a config; errors call it `name`.
 
         Raises:
             TypeError: `values` is no dict, or one of its values has a wrong type.
@@ -94,17 +94,17 @@ class Tube:
         return cls(kernel_size, stride, offset, space_to_depth, out_channels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The tube as a config holds it: plain lists, every key present."""
+        """Returns the tube in the form of a config: plain lists, every key present."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @property
     def kernel_stride(self) -> Size:
-        """Stride at which the kernel itself runs, finer than `stride` by `space_to_depth`."""
+        """Stride between two kernel outputs: `stride / space_to_depth`."""
         return as_size(step // factor for step, factor in zip(self.stride, self.space_to_depth))
 
     @property
     def extent(self) -> Size:
-        """Size of the region that one token sees, gaps between concatenated neighbours included."""
+        """Size of the region that one token sees, with the gaps between concatenated neighbours."""
         return as_size(
             kernel + (factor - 1) * step
             for kernel, factor, step in zip(self.kernel_size, self.space_to_depth, self.kernel_stride)
@@ -112,14 +112,14 @@ class Tube:
 
     @property
     def sees_one_frame(self) -> bool:
-        """Whether each token sees a single frame, as a patch of an image does."""
+        """True if each token sees a single frame, as a patch of an image does."""
         return self.extent[0] == 1
 
     def refine_stride(self, factors: Size) -> "Tube":
-        """The same tube at a stride that is finer by `factors`.
+        """Returns the same tube with its stride divided by `factors`.
 
-        The tokens that were there stay as they are, and others come between them. The stride stays along axes with
-        space-to-depth, whose concatenated neighbours would move together.
+        Its tokens stay where they are, and new ones come between them. Along axes with space-to-depth the stride stays
+        as well: a finer stride would move the neighbours that make a token.
 
         Raises:
             ValueError: a factor does not divide the stride.
@@ -133,8 +133,8 @@ class Tube:
         return replace(self, stride=as_size(step // factor for step, factor in zip(self.stride, factors)))
 
     def grid(self, size: Size) -> Size:
-        """Number of tokens along `(t, h, w)` in a clip of `size` (frames, pixels); all 0 where it does not fit."""
-        # from time on: an axis along which it does not fit leaves the others free in a graph that is traced
+        """Number of tokens along `(t, h, w)` in a clip of `size` (frames, pixels); all 0 if the tube does not fit."""
+        # stops at the first axis along which it does not fit, so that a traced graph has no condition on the others
         if any(length < offset + extent for length, offset, extent in zip(size, self.offset, self.extent)):
             return 0, 0, 0
         return as_size(
@@ -145,13 +145,13 @@ class Tube:
     def centers(self, axis: int, length: int, dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
         """Centres of the first `length` tokens along `axis`, in frames or pixels: `(length,)`.
 
-        The centre is that of the whole extent: a 1x16x16 patch at the origin lies at (0.5, 8, 8).
+        It is the centre of the whole extent: a 1x16x16 patch at the origin lies at (0.5, 8, 8).
         """
         index = torch.arange(length, dtype=dtype, device=device)
         return index * self.stride[axis] + (self.offset[axis] + self.extent[axis] / 2)
 
     def valid_tokens(self, frame_mask: torch.Tensor, grid: Size) -> torch.Tensor:
-        """Which tokens see real frames only.
+        """Marks the tokens that see real frames only.
 
         Args:
             frame_mask: `(batch, num_frames)`, bool, True where a frame is real.
@@ -169,25 +169,25 @@ _TUBE_KEYS = list(Tube.__dataclass_fields__)
 
 
 def resolve_tubes(tubes: Sequence[dict[str, Any]] | None, hidden_size: int) -> tuple[Tube, ...]:
-    """Reads the tubes of a config. Equal tubes are read once: a cache holds the last few results.
+    """Reads the tubes of a config. A cache holds the last results, so that equal tubes are read once.
 
     Raises:
-        TypeError, ValueError: naming the tube by its index, as `Tube.from_dict` does; also for an empty list or none.
+        TypeError, ValueError: as `Tube.from_dict`, with the index of the tube; also if the list is empty or None.
     """
-    # torch.compile traces past a cache, and warns of it
+    # torch.compile ignores a cache, and warns of it
     frozen = None if torch.compiler.is_compiling() else _freeze(tubes, hidden_size)
     if frozen is not None:
         try:
             return _read_frozen(frozen, hidden_size)
         except (TypeError, ValueError):
-            # read again below, as errors quote what was given
+            # read again below, since errors quote the values as they were given
             pass
     return _read_tubes(tubes, hidden_size)
 
 
 def _freeze(tubes: Any, hidden_size: Any) -> tuple[Any, ...] | None:
-    """Tubes as tuples of keys and values, which can be hashed; `None` unless all numbers are of the type `int`, since
-    a cache takes `True` and `1.0` for `1`."""
+    """Turns tubes into tuples of keys and values, which can be hashed. Returns `None` if a number is not an `int`: a
+    cache cannot distinguish `True` and `1.0` from `1`."""
     if type(tubes) not in (list, tuple):
         return None
     frozen: list[tuple[Any, ...]] = []
@@ -224,23 +224,23 @@ def _read_tubes(tubes: Sequence[dict[str, Any]] | None, hidden_size: int) -> tup
 
 
 def as_size(lengths: Iterable[int]) -> Size:
-    """Three lengths as a tuple that type checkers know to have three."""
+    """Returns three lengths as a tuple whose length type checkers know."""
     time, height, width = lengths
     return time, height, width
 
 
 def smallest_tube(tubes: Sequence[Tube]) -> Tube:
-    """The tube whose extent has the smallest volume: the one that a clip is most likely to hold."""
+    """Returns the tube with the smallest extent, by volume: it is the most likely to fit a clip."""
     return min(tubes, key=lambda tube: prod(tube.extent))
 
 
 def sincos_positions(axes: Sequence[torch.Tensor], dim: int, temperature: float = 10_000.0) -> torch.Tensor:
-    """Sine-cosine position embeddings of a grid of 3-D points (Eq. 3 to 7).
+    """Computes sine-cosine position embeddings of a grid of 3-D points (Eq. 3 to 7).
 
     Channels `6j` to `6j + 5` hold sin and cos of t, then of x, then of y, each times
     `omega_j = temperature ** (-j / (dim // 6))`; channels from `6 * (dim // 6)` on are 0. The paper prints
-    `omega_j = 1 / temperature ** j`, which at `dim // 6 = 128` underflows after a few steps, so the usual Transformer
-    spacing must be meant.
+    `omega_j = 1 / temperature ** j`, which at `dim // 6 = 128` underflows after a few steps; we take the usual
+    Transformer spacing.
 
     Args:
         axes: positions along t, y and x, of shapes `(t,)`, `(h,)` and `(w,)`, in float32 or better.
@@ -256,27 +256,27 @@ def sincos_positions(axes: Sequence[torch.Tensor], dim: int, temperature: float 
 
     lengths = [positions.shape[0] for positions in axes]
     bands = sincos(torch.cat((times, rows, columns)), omega).split(lengths)
-    # each axis in its channels, and 0 in the others: (n, bands, 2) -> (n, dim)
+    # embeddings of each axis in its own channels, 0 in the others: (n, bands, 2) -> (n, dim)
     of_times, of_rows, of_columns = (
         torch.nn.functional.pad(
             torch.nn.functional.pad(band, (before, 4 - before)).flatten(1), (0, dim - 6 * num_bands)
         )
         for band, before in zip(bands, (0, 4, 2))
     )
-    # sums with zeros are exact, and faster than to interleave channels at each of the points
+    # adding zeros is exact, and faster than interleaving channels at each point
     return (of_times[:, None, None] + (of_rows[:, None] + of_columns)).flatten(0, 2)
 
 
 def sincos_times(times: torch.Tensor, dim: int, temperature: float = 10_000.0) -> torch.Tensor:
-    """Sine-cosine embeddings of times alone, over all channels: sin and cos of t times `temperature ** (-j / (dim //
-    2))` in the channels `2j` and `2j + 1`. `(n,) -> (n, dim)`."""
+    """Computes sine-cosine embeddings of times: `(n,) -> (n, dim)`. The channels `2j` and `2j + 1` hold sin and cos of
+    t times `temperature ** (-j / (dim // 2))`."""
     num_bands = dim // 2
     omega = temperature ** -(torch.arange(num_bands, dtype=times.dtype, device=times.device) / max(num_bands, 1))
     return torch.nn.functional.pad(sincos(times, omega).flatten(1), (0, dim - 2 * num_bands))
 
 
 def sincos(positions: torch.Tensor, omega: torch.Tensor) -> torch.Tensor:
-    """`(n,)`, `(bands,) -> (n, bands, 2)`."""
+    """Computes sin and cos of each position at each frequency: `(n,)`, `(bands,) -> (n, bands, 2)`."""
     angles = positions[:, None] * omega
     return torch.stack((angles.sin(), angles.cos()), dim=-1)
 
