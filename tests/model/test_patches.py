@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tubevit_hf import TubeViTConfig
-from tubevit_hf.model.patches_tubevit import copy_patches, find_block, gather_patches
+from tubevit_hf.model.patches_tubevit import copy_patches, find_block, gather_patches, is_plain, view_patches
+from tubevit_hf.model.store_tubevit import Store
 from tubevit_hf.model.tubes_tubevit import Size, Tube
 
 from ..support.tolerances import assert_close
@@ -63,8 +64,9 @@ def test_blocks_of_pixels_are_pixels(layout, dtype):
         tube = random_tube(generator)
         grid = tube.grid((20, *clip.shape[3:]))
         if all(grid):
-            found = gather_patches(clip, tube, dtype)
-            assert_close(found, copy_patches(clip, tube, dtype), "exact")
+            store = Store(TubeViTConfig())
+            found = gather_patches(clip, tube, dtype, store)
+            assert_close(found, copy_patches(view_patches(clip, tube), dtype), "exact")
             assert_close(found, naive_patches(clip, tube, grid), "exact")
             num_blocks += find_block(clip, tube, dtype) > 1
     assert (num_blocks > 3) == (layout not in ("cropped at an odd place", "every other pixel"))
@@ -80,6 +82,21 @@ def test_what_needs_pixels_gets_pixels():
     tube, clip = TubeViTConfig().resolved_tubes[3], torch.randn(1, 1, 3, 32, 32)
     assert find_block(clip, tube, torch.float32) == 4
     assert find_block(clip, tube, torch.bfloat16) == 1
-    assert find_block(clip.clone().requires_grad_(), tube, torch.float32) == 1
-    assert find_block(clip.to("meta"), tube, torch.float32) == 1
-    torch.func.vmap(lambda one: gather_patches(one[None], tube, torch.float32))(clip)
+    assert is_plain(clip)
+    assert not is_plain(clip.clone().requires_grad_())
+    assert not is_plain(clip.to("meta"))
+    assert not is_plain(torch._neg_view(clip))
+    torch.func.vmap(lambda one: gather_patches(one[None], tube, torch.float32, Store(TubeViTConfig())))(clip)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_windows_are_found_again(dtype):
+    """In clips that lie elsewhere in memory."""
+    tube, store = TubeViTConfig().resolved_tubes[1], Store(TubeViTConfig())
+    clips = torch.randn(5, 24, 3, 40, 48)
+    for given in (clips, clips[:3], clips[2:], clips[2:, 2:], clips[..., 4:], clips[..., 1:], clips.flip(0)):
+        for _ in range(2):
+            found = gather_patches(given, tube, dtype, store)
+            assert_close(
+                found, naive_patches(given, tube, tube.grid((given.shape[1], 40, given.shape[4]))).to(dtype), "exact"
+            )

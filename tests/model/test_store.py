@@ -206,7 +206,6 @@ EDITS = {
     "position_embedding_type": "tube_index",
     "position_embedding_resize": "bilinear_corners",
     "joint_layer": 0,
-    "num_register_tokens": 0,
 }
 
 
@@ -215,8 +214,6 @@ def test_an_edited_config_counts(case, field):
     model = build(**case, freeze_before=0)
     if field == "position_embedding_type" and case.get(field) in ("pretrained", "learned"):
         pytest.skip("has tables")
-    if field == "num_register_tokens" and case.get(field):
-        pytest.skip("has tokens")
     clip = random_clip(LARGER)
     model(clip)
     setattr(model.config, field, EDITS[field])

@@ -99,10 +99,11 @@ class TubeViTMultiHeadAttention(nn.Module):
             hidden_states: keys and values, `(batch, tokens, hidden_size)`.
         """
         # (batch, queries or tokens, hidden_size) -> (batch, heads, queries or tokens, head_dim)
-        heads = (self.num_heads, self.head_dim)
-        query = self.q_proj(queries).view(*queries.shape[:2], *heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(*hidden_states.shape[:2], *heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(*hidden_states.shape[:2], *heads).transpose(1, 2)
+        of_queries = (*queries.shape[:2], self.num_heads, self.head_dim)
+        of_tokens = (*hidden_states.shape[:2], self.num_heads, self.head_dim)
+        query = self.q_proj(queries).view(of_queries).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(of_tokens).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(of_tokens).transpose(1, 2)
         attention: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             # pyrefly: ignore[bad-argument-type]  it takes None, which a module without a model has
             self.config._attn_implementation,

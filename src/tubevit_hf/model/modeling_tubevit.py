@@ -74,7 +74,7 @@ class TubeViTTubeEmbedding(StoringModule):
     def forward(self, pixel_values: torch.Tensor, base_kernel: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.weight if base_kernel is None else self.resize_kernel(base_kernel)
         # a processor returns float32, and weights may be in bfloat16
-        patches = gather_patches(pixel_values, self.tube, weight.dtype)
+        patches = gather_patches(pixel_values, self.tube, weight.dtype, self.store)
         # at sparse strides, a gather and one matrix product take a fraction of conv3d's time
         tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
         # (batch, t * h * w, neighbours, out_channels) -> (batch, t * h * w, hidden_size)
@@ -202,13 +202,13 @@ class TubeViTEmbeddings(StoringModule):
         Raises:
             ValueError: the number of channels differs from the config's, or no tube fits.
         """
-        check_channels(pixel_values, self.config.num_channels)
-        _, num_frames, _, height, width = pixel_values.shape
-        # the config may be edited
-        settings = (self.config.joint_layer > 0, self.config.num_prefix_tokens)
-        return self.store.get_static(
-            (num_frames, height, width), settings, lambda size: checked_token_layout(self.config, self.geometry, size)
-        )
+
+        def compute(num_frames: int, _: int, height: int, width: int) -> TokenLayout:
+            check_channels(pixel_values, self.config.num_channels)
+            return checked_token_layout(self.config, self.geometry, (num_frames, height, width))
+
+        # a user may edit the config
+        return self.store.get_static(pixel_values.shape[1:], self.config.joint_layer > 0, compute)
 
     def token_mask(self, pixel_values: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """Marks the tokens that see real frames only, in the order of the joint layers: `(batch, num_frames) ->
@@ -300,7 +300,8 @@ class TubeViTLayer(GradientCheckpointingLayer):
             # shape (1,): sharded training refuses parameters without dimensions
             self.gate = nn.Parameter(torch.empty(1))
         else:
-            self.register_parameter("gate", None)
+            # no parameter of `None`, which a module searches for in each forward pass
+            self.gate = None
 
     # pass `embedding_output` by position: re-entrant checkpointing drops the gradients of keyword arguments
     def forward(
@@ -312,14 +313,14 @@ class TubeViTLayer(GradientCheckpointingLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         attn_output, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, moments, **kwargs)
-        hidden_states = self.add(attn_output, self.layer_scale1, hidden_states)
+        hidden_states = self.add_residual(attn_output, self.layer_scale1, hidden_states)
         mlp_output = self.mlp(self.layernorm_after(hidden_states))
-        hidden_states = self.add(mlp_output, self.layer_scale2, hidden_states)
+        hidden_states = self.add_residual(mlp_output, self.layer_scale2, hidden_states)
         if self.gate is not None:
             hidden_states = hidden_states + self.gate.tanh() * embedding_output
         return hidden_states
 
-    def add(
+    def add_residual(
         self, hidden_states: torch.Tensor, layer_scale: TubeViTLayerScale | None, residual: torch.Tensor
     ) -> torch.Tensor:
         """Adds the output of a residual branch, scaled and with dropout, to its input."""

@@ -11,8 +11,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.utils.import_utils import is_tracing
 
-from .tubes_tubevit import Size
-
 
 if TYPE_CHECKING:
     from .configuration_tubevit import TubeViTConfig
@@ -66,15 +64,15 @@ class Store:
                 del self.results[next(iter(self.results))]
         return result
 
-    def get_static(self, size: Size, settings: Hashable, compute: Callable[[Size], ResultT]) -> ResultT:
-        """Returns `compute(size)`, cached unless a graph is traced or a length is a symbol of one.
+    def get_static(self, sizes: Sequence[int], settings: Hashable, compute: Callable[..., ResultT]) -> ResultT:
+        """Returns `compute(*sizes)`, cached unless a graph is traced or a size is a symbol of one.
 
         Args:
-            settings: all that the result depends on beside `size`.
+            settings: all that the result depends on beside `sizes`.
         """
-        if torch.compiler.is_compiling() or any(type(length) is not int for length in size):
-            return compute(size)
-        return self.get((size, settings), lambda: compute(size))
+        if torch.compiler.is_compiling() or any(type(size) is not int for size in sizes):
+            return compute(*sizes)
+        return self.get((*sizes, settings), lambda: compute(*sizes))
 
     def get_tensor(
         self,
