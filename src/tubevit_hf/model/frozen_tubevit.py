@@ -61,7 +61,8 @@ def encode_frozen(model: "TubeViTModel", pixel_values: torch.Tensor) -> torch.Te
     config, before = model.config, check_frozen(model.config)
     pixel_values = as_video(pixel_values)
     layout = model.embeddings.layout(pixel_values)
-    encoded = model.joint_stage(model.layers, model.encode_moments(pixel_values, layout), stop=before)
+    encoded = model.encode_moments(pixel_values, layout)
+    encoded = model.joint_stage(model.layers, encoded, None, range(config.joint_layer, before))
     if config.pooling_type == "grid":
         pooler_output = model.finish(encoded, layout, None).pooler_output
         assert pooler_output is not None
@@ -100,5 +101,5 @@ def resume_frozen(
             "the order of the tokens, which is known for that size only."
         )
     encoded = Encoded(frozen_output[:, 0], frozen_output[:, -1], {})
-    encoded = model.joint_stage(model.layers, encoded, start=before, **kwargs)
+    encoded = model.joint_stage(model.layers, encoded, None, range(before, len(model.layers)), **kwargs)
     return model.finish(encoded, layout, None, **kwargs)

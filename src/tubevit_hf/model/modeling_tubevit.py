@@ -196,6 +196,11 @@ class TubeViTEmbeddings(StoringModule):
         tokens = arrange_tokens(prefix, tubes, layout).to(self.tubes[0].bias.dtype)
         return self.dropout(self.layernorm(self.position_embeddings(tokens, layout)))
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of CLS and register tokens; with a `joint_layer` each moment has as many."""
+        return self.config.num_prefix_tokens
+
     def layout(self, pixel_values: torch.Tensor) -> TokenLayout:
         """Returns the order of the tokens of clips `(batch, num_frames, channels, height, width)`.
 
@@ -234,13 +239,14 @@ class TubeViTAttention(TubeViTMultiHeadAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         moments: tuple[int, int] | None = None,
+        clip_tokens: Sequence[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, AttentionWeights]:
         if moments is None:
-            return self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
+            return self.attend(hidden_states, hidden_states, attention_mask, clip_tokens, **kwargs)
         # (batch, tokens, hidden_size) -> (batch * num_moments, tokens_per_moment, hidden_size)
         separate = hidden_states.unflatten(1, moments).flatten(0, 1)
-        attn_output, attn_weights = self.attend(separate, separate, attention_mask, **kwargs)
+        attn_output, attn_weights = self.attend(separate, separate, attention_mask, None, **kwargs)
         return attn_output.reshape(hidden_states.shape), attn_weights
 
 
@@ -473,7 +479,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         layout = self.embeddings.layout(pixel_values)
         token_mask = None if frame_mask is None else self.embeddings.token_mask(pixel_values, frame_mask)
         encoded = self.encode_moments(pixel_values, layout, **kwargs)
-        encoded = self.joint_stage(self.layers, encoded, token_mask, **kwargs)
+        encoded = self.joint_stage(self.layers, encoded, token_mask, None, **kwargs)
         return self.finish(encoded, layout, token_mask, **kwargs)
 
     def encode_moments(

@@ -55,7 +55,7 @@ def encode_packed(
     alone = [model.encode_moments(video, layout, **kwargs) for video, layout in zip(videos, layouts)]
     row = Encoded.pack(alone)
     mask, arguments = keep_apart(config, row.hidden_states, [encoded.hidden_states.shape[1] for encoded in alone])
-    row = model.joint_stage(model.layers, row, mask, **arguments, **kwargs)
+    row = model.joint_stage(model.layers, row, mask, None, **arguments, **kwargs)
     outputs = [model.finish(encoded, layout, None, **kwargs) for encoded, layout in zip(row.unpack(alone), layouts)]
     return BaseModelOutputWithPooling(
         last_hidden_state=torch.cat([output["last_hidden_state"] for output in outputs], dim=1),

@@ -146,18 +146,16 @@ class JointStage:
         layers: nn.ModuleList,
         encoded: Encoded,
         token_mask: torch.Tensor | None = None,
-        start: int | None = None,
-        stop: int | None = None,
+        indices: range | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Encoded:
-        """Runs the layers from `start` (default: `joint_layer`) to before `stop` (default: the end).
+        """Runs these layers.
 
         Args:
             token_mask: `(batch, tokens)`, bool, or a mask in the form that the attention implementation takes.
+            indices: 0-based indices of the layers; by default all from `joint_layer` on.
         """
-        indices = range(
-            self.config.joint_layer if start is None else start,
-            len(layers) if stop is None else stop,
-        )
+        if indices is None:
+            indices = range(self.config.joint_layer, len(layers))
         attention_mask = make_mask(self.config, encoded.hidden_states, token_mask) if indices else None
-        return run_layers(layers, encoded, indices, self.config, attention_mask, **kwargs)
+        return run_layers(layers, encoded, indices, self.config, attention_mask, None, **kwargs)
