@@ -420,7 +420,7 @@ class TubeViTModel(TubeViTPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = POOLERS[config.pooling_type](config)
         # plain objects, not modules: they have no parameters, and get the layers as an argument
-        self.moment_stage = MomentStage(config)
+        self.moment_stage = MomentStage(config, self.embeddings.store)
         self.joint_stage = JointStage(config)
         self.post_init()
 

@@ -90,9 +90,12 @@ def run_layers(
 class MomentStage:
     """Runs the layers before `joint_layer`: each token attends to the tokens of its moment, as in an image."""
 
-    def __init__(self, config: TubeViTConfig):
+    def __init__(self, config: TubeViTConfig, store: Store):
         self.config = config
-        self.store = Store(config)
+        # fixed when the model is built, as the tubes of the embeddings are
+        self.tubes = config.resolved_tubes
+        # the embeddings' cache, which is emptied with them
+        self.store = store
 
     def __call__(
         self,
@@ -128,9 +131,8 @@ class MomentStage:
         )
         if layout.num_moments > 1:
             joined, like = layout.pool(self.config.joint_pooling), hidden_states
-            tube = find_moment_tube(self.config.resolved_tubes)
             hidden_states = hidden_states + self.store.get_tensor(
-                joined, lambda: time_positions(tube, joined, like), like
+                joined, lambda: time_positions(find_moment_tube(self.tubes), joined, like), like
             )
         return encoded._replace(hidden_states=hidden_states, embedding_output=embedding_output)
 
