@@ -503,3 +503,34 @@ def test_a_projection_whose_output_is_not_contiguous():
 def test_pixels_that_are_negated_lazily():
     model, clip = build(), random_clip()
     assert_close(model(torch._neg_view(clip)).logits, model(-clip).logits, "exact")
+
+
+# the grid pooling of tubes of any kind
+
+GRID = {"pooling_type": "grid", "pooling_grid": [3, 2, 2], "pooling_layers": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("attn", ATTENTION)
+@pytest.mark.parametrize("tubes", TUBES)
+def test_the_grid_pooling_reads_each_tube(tubes, attn):
+    model = build(attn, tubes=TUBES[tubes], gate_layer=1, use_cls_token=True, num_register_tokens=2, **GRID)
+    assert model.config.pooled_size == 3 * len(TUBES[tubes]) * 20 * (3 * 4 + 3 * 4 + 2)
+    for size in (NATIVE, (14, 19, 29)):
+        assert_equals_oracle(model, random_clip(size))
+
+
+@pytest.mark.parametrize("tubes", ["plain", "mixed"])
+def test_the_grid_pooling_of_padded_clips_and_images(tubes):
+    """A tube that sees no real frames, or does not fit, has features of nothing."""
+    model = build(tubes=TUBES[tubes], **GRID)
+    clip = random_clip()
+    assert_equals_oracle(model, clip, mask_of([9, 1], 9))
+    assert_equals_oracle(model, clip, mask_of([6, 9], 9))
+    assert_equals_oracle(model, clip[:, :1])
+    padded = model.tubevit(clip, frame_mask=mask_of([1, 6], 9)).pooler_output
+    for row, length in enumerate((1, 6)):
+        alone = model.tubevit(clip[row : row + 1, :length]).pooler_output[0]
+        assert_close(padded[row], alone, "float64")
+    packed = model.tubevit([clip[0, :6], clip[1, 0]]).pooler_output
+    assert_close(packed[0], model.tubevit(clip[:1, :6]).pooler_output[0], "float64")
+    assert_close(packed[1], model.tubevit(clip[1:, 0]).pooler_output[0], "float64")

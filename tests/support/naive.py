@@ -9,6 +9,7 @@ slow, and meant for float64 and clips of a few tokens. Gradients flow through it
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -287,6 +288,25 @@ def _encode_clip(state, config, clip, real):
         pooled = attention([query], last, state, "pooler", config["num_attention_heads"])[0]
     elif config["pooling_type"] == "cls":
         pooled = last[0]
+    elif config["pooling_type"] == "grid":
+        names = [
+            (tube_index, index)
+            for tube_index, tube in enumerate(config["tubes"])
+            for index, _ in tokens_of(read_tube(tube, config["hidden_size"]), (clip.shape[0], *clip.shape[2:]))
+        ]
+        names = [name for name, counts in zip(names, valid[num_prefix:]) if counts]
+        parts = []
+        for number in config["pooling_layers"] or [config["num_hidden_layers"]]:
+            vectors = [layer_norm(vector, state, "layernorm", config["layer_norm_eps"]) for vector in states[number]]
+            for tube_index in range(len(config["tubes"])):
+                steps = {}
+                for (of_tube, (step, *place)), vector in zip(names, vectors[num_prefix:]):
+                    if of_tube == tube_index:
+                        steps.setdefault(step, []).append((SimpleNamespace(place=tuple(place)), vector))
+                # a tube that sees no real frames has features of nothing
+                nothing = [[(SimpleNamespace(place=(0, 0)), torch.zeros_like(tokens[0]))]]
+                parts += grid_features(list(steps.values()) or nothing, config["pooling_grid"])
+        pooled = torch.cat(parts)
     else:
         pooled = sum(last[num_prefix:]) / len(last[num_prefix:])
     return (

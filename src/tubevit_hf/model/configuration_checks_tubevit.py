@@ -147,11 +147,6 @@ def check_pooling(config: "TubeViTConfig") -> None:
             "`pooling_layers` must be ascending numbers of layers from 0 that end with all "
             f"{config.num_hidden_layers} (`num_hidden_layers`), got {layers}."
         )
-    if config.pooling_type == "grid" and config.joint_layer == 0:
-        raise ValueError(
-            "`pooling_type` 'grid' reads single frames: it needs a `joint_layer` above 0, such as "
-            f"{config.num_hidden_layers}, so that no layer mixes them."
-        )
     if config.pooling_type == "cls" and not config.use_cls_token:
         raise ValueError("`pooling_type` 'cls' needs `use_cls_token=True`; without one choose 'attention' or 'mean'.")
 
@@ -175,8 +170,11 @@ def check_tubes(config: "TubeViTConfig") -> None:
                 "[1, 16, 16], 'stride': [4, 16, 16]}, and of several the same offset and stride in time; got "
                 f"(offset, stride) {sorted(moments) or 'of none'}."
             )
-    if config.pooling_type == "grid" and sum(tube.sees_one_frame for tube in tubes) != 1:
-        raise ValueError("`pooling_type` 'grid' reads one tube: of `tubes`, one must see a single frame, no more.")
+    if config.pooling_type == "grid" and len(config.pooling_tubes) > 1 and config.joint_layer > 0:
+        raise ValueError(
+            "`pooling_type` 'grid' reads one tube where there is a `joint_layer`: of `tubes`, one must see a single frame, "
+            "no more. Without a `joint_layer` it reads all tubes."
+        )
     if config.position_embedding_type == "pretrained" and all(tube.kernel_size[0] > 1 for tube in tubes):
         raise ValueError(
             "`position_embedding_type` 'pretrained' needs a tube of kernel time 1, such as "

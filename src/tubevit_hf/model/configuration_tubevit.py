@@ -105,9 +105,10 @@ class TubeViTConfig(PreTrainedConfig):
             - `"attention"`: a learned query attends to all valid tokens.
             - `"cls"`: the CLS token; with a `joint_layer`, the mean of the CLS tokens of all moments.
             - `"mean"`: the mean of the tubes' valid tokens.
-            - `"grid"`: concatenated statistics of each region of `pooling_grid`: mean over time, mean absolute change,
-              change relative to other regions, deviation per time step, and the maximum change of any patch. No
-              weights; needs a `joint_layer`. Made for training on few videos.
+            - `"grid"`: concatenated statistics of each tube's tokens in each region of `pooling_grid`: mean over time,
+              mean absolute change, change relative to other regions, deviation per time step, and the maximum change
+              of any patch. No weights. With a `joint_layer` it reads the tube that sees one frame. Made for training
+              on few videos.
         pooling_grid (`list[int]`, defaults to `[8, 2, 4]`):
             Number of regions `[t, h, w]` into which `"grid"` divides a clip.
         pooling_layers (`list[int]`, *optional*):
@@ -350,11 +351,17 @@ class TubeViTConfig(PreTrainedConfig):
         """Length of the pooled vector."""
         if self.pooling_type != "grid":
             return self.hidden_size
-        return len(self.layers_read) * sum(self.pooling_parts.values())
+        return len(self.layers_read) * len(self.pooling_tubes) * sum(self.pooling_parts.values())
+
+    @property
+    def pooling_tubes(self) -> list[int]:
+        """Indices of the tubes that the pooling `"grid"` reads: all, or with a `joint_layer` the one of one frame."""
+        tubes = enumerate(self.resolved_tubes)
+        return [index for index, tube in tubes if self.joint_layer == 0 or tube.sees_one_frame]
 
     @property
     def pooling_parts(self) -> dict[str, int]:
-        """Length of each statistic of the pooling `"grid"` per layer, in order, see `TubeViTGridPooler`."""
+        """Length of each statistic of the pooling `"grid"` per layer and tube, in order, see `TubeViTGridPooler`."""
         steps, rows, columns = self.pooling_grid
         regions = rows * columns * self.hidden_size
         return {

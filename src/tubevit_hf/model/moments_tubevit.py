@@ -127,12 +127,13 @@ def split_moments(states: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
     return states[:, : layout.num_moment_tokens].unflatten(1, (layout.num_moments, layout.tokens_per_moment))
 
 
-def valid_moments(token_mask: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
-    """Reads the mask of moments from their first tokens: `(batch, tokens) -> (batch, num_moments)`.
-
-    A frame is real or not as a whole, so that all tokens of a moment agree. Needs a `joint_layer`.
-    """
-    return token_mask[:, : layout.num_moment_tokens : layout.tokens_per_moment]
+def tube_tokens(states: torch.Tensor, layout: TokenLayout, index: int) -> torch.Tensor:
+    """Selects the tokens of a tube that fits and belongs to moments: `(batch, tokens, ...) -> (batch, t, h * w, ...)`,
+    `(t, h, w)` being its grid in the clip."""
+    before = [grid for grid, inside in zip(layout.grids[:index], layout.in_moments) if inside]
+    start, (t, h, w) = layout.num_prefix_tokens + sum(map(prod, before)), layout.grids[index]
+    tokens = split_moments(states, layout)[:, :, start : start + t * h * w]
+    return tokens.unflatten(2, (t, h * w)).flatten(1, 2)
 
 
 def pool_moments(states: torch.Tensor, layout: TokenLayout, factors: Sequence[int]) -> torch.Tensor:

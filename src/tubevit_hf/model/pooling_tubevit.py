@@ -17,7 +17,7 @@ from transformers.utils import TransformersKwargs
 
 from .attention_tubevit import TubeViTMultiHeadAttention, make_mask
 from .configuration_tubevit import TubeViTConfig
-from .moments_tubevit import TokenLayout, split_moments, valid_moments
+from .moments_tubevit import TokenLayout, split_moments, tube_tokens
 
 
 class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
@@ -88,7 +88,7 @@ class TubeViTGridPooler(nn.Module):
     """Describes each region of a clip by statistics: `(batch, tokens, hidden_size) -> (batch, features)`. No weights.
 
     `pooling_grid` divides the clip into steps in time and regions in space. The features are, for each layer in
-    `layer_states`, the parts of `config.pooling_parts`:
+    `layer_states` and each tube of `config.pooling_tubes`, the parts of `config.pooling_parts`:
 
         means        mean of each region over time
         changes      mean absolute change of a region's patches from one step to the next
@@ -112,30 +112,37 @@ class TubeViTGridPooler(nn.Module):
         layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        joined = layout.pool(self.config.joint_pooling)
-        valid = None if token_mask is None else valid_moments(token_mask, joined)
-        features = [
-            self.describe(states, joined if number > self.config.joint_layer else layout, valid)
-            for number, states in layer_states.items()
-        ]
+        joined, features = layout.pool(self.config.joint_pooling), []
+        for number, states in layer_states.items():
+            layer_layout = joined if number > self.config.joint_layer else layout
+            for index in self.config.pooling_tubes:
+                valid = None
+                if not all(layout.grids[index]):
+                    # as a tube whose tokens are all masked
+                    patches, size = states.new_zeros(states.shape[0], 1, 1, states.shape[2]), (1, 1)
+                    valid = torch.zeros(states.shape[0], 1, dtype=torch.bool, device=states.device)
+                else:
+                    patches, size = tube_tokens(states, layer_layout, index), layer_layout.grids[index][1:]
+                    if token_mask is not None:
+                        # the tokens of a step are valid together
+                        valid = tube_tokens(token_mask, joined, index)[..., 0]
+                features.append(self.describe(patches, size, valid))
         return torch.cat(features, dim=1)
 
-    def describe(self, states: torch.Tensor, layout: TokenLayout, valid: torch.Tensor | None) -> torch.Tensor:
-        """Computes the features of one layer: `(batch, tokens, hidden_size) -> (batch, features)`.
+    def describe(self, patches: torch.Tensor, size: tuple[int, int], valid: torch.Tensor | None) -> torch.Tensor:
+        """Computes the features of one tube after one layer: `(batch, t, h * w, hidden_size) -> (batch, features)`.
 
         Args:
-            valid: `(batch, num_moments)`, bool; None if all moments are valid.
+            size: `(h, w)` of the tube's grid.
+            valid: `(batch, t)`, bool; None if all steps are valid.
         """
-        steps, rows, columns = self.config.pooling_grid
-        num_moments, (_, height, width) = layout.num_moments, layout.moment_grids[0]
-        moments = split_moments(states, layout)
-        patches = moments[:, :, layout.num_prefix_tokens :]
+        (steps, rows, columns), (height, width) = self.config.pooling_grid, size
         if valid is None:
-            valid = torch.ones(states.shape[0], num_moments, dtype=torch.bool, device=states.device)
-        # valid moments come first
-        in_time = region_weights(valid.sum(dim=1), num_moments, steps, states.dtype)
+            valid = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+        # valid steps come first
+        in_time = region_weights(valid.sum(dim=1), patches.shape[1], steps, patches.dtype)
         of_rows, of_columns = (
-            region_weights(torch.full((1,), length, device=states.device), length, parts, states.dtype)[0]
+            region_weights(torch.full((1,), length, device=patches.device), length, parts, patches.dtype)[0]
             for length, parts in ((height, rows), (width, columns))
         )
         # (regions, patches)
@@ -174,7 +181,8 @@ def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dty
     ends = ((index + 1) * lengths[:, None])[..., None]
     items = num_regions * torch.arange(max_length, device=lengths.device)
     inside = ((items + num_regions > starts) & (items < ends)).to(dtype)
-    return inside / inside.sum(dim=-1, keepdim=True)
+    # where nothing counts the weights are 0
+    return inside / inside.sum(dim=-1, keepdim=True).clamp_min(1)
 
 
 POOLERS: dict[str, type[nn.Module]] = {
