@@ -174,7 +174,6 @@ def test_what_cannot_be_kept_is_refused():
         ({"joint_layer": 1, "joint_pooling": [2]}, r"`joint_pooling` must be \[h, w\]"),
         ({"joint_layer": 1, "tubes": [MOTION]}, "needs a tube that sees one frame"),
         ({"joint_layer": 1, "tubes": [MOMENT, {**SECOND, "stride": [3, 5, 5]}]}, r"\(0, 2\), \(0, 3\)"),
-        ({"pooling_type": "grid"}, "needs a `joint_layer` above 0"),
         ({"joint_layer": 3, "pooling_type": "grid", "tubes": [MOMENT, SECOND]}, "one must see a single frame"),
         ({"joint_layer": 3, "pooling_type": "grid", "pooling_layers": [1, 2]}, "end with all 3"),
         ({"joint_layer": 3, "pooling_type": "grid", "pooling_layers": [2, 1, 3]}, "ascending"),

@@ -172,8 +172,8 @@ def check_tubes(config: "TubeViTConfig") -> None:
             )
     if config.pooling_type == "grid" and len(config.pooling_tubes) > 1 and config.joint_layer > 0:
         raise ValueError(
-            "`pooling_type` 'grid' reads one tube where there is a `joint_layer`: of `tubes`, one must see a single frame, "
-            "no more. Without a `joint_layer` it reads all tubes."
+            "`pooling_type` 'grid' reads one tube where there is a `joint_layer`: of `tubes`, one must see a single "
+            "frame, no more. Without a `joint_layer` it reads all tubes."
         )
     if config.position_embedding_type == "pretrained" and all(tube.kernel_size[0] > 1 for tube in tubes):
         raise ValueError(

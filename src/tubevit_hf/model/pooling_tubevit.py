@@ -112,7 +112,8 @@ class TubeViTGridPooler(nn.Module):
         layer_states: dict[int, torch.Tensor],
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        joined, features = layout.pool(self.config.joint_pooling), []
+        joined = layout.pool(self.config.joint_pooling)
+        features: list[torch.Tensor] = []
         for number, states in layer_states.items():
             layer_layout = joined if number > self.config.joint_layer else layout
             for index in self.config.pooling_tubes:
