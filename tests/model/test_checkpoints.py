@@ -47,6 +47,7 @@ VARIANTS = {
     "interpolated": {"tube_kernels": "interpolated", "base_kernel_size": [2, 3, 4], "qkv_bias": False},
     "learned": {"position_embedding_type": "learned"},
     "pretrained": {"position_embedding_type": "pretrained", "position_embedding_scale": 0.5},
+    "spatial": {"position_embedding_type": "spatial"},
 }
 
 
@@ -302,6 +303,13 @@ EXTRA_SHAPES = {
         "embeddings.position_embeddings.2": (1, 1, 5, 7, 24),
     },
     "pretrained": {**TUBE_WEIGHTS, **POOLER, "embeddings.position_embeddings.2": (1, 5, 7, 24)},
+    "spatial": {
+        **TUBE_WEIGHTS,
+        **POOLER,
+        "embeddings.position_embeddings.0": (1, 3, 3, 24),
+        "embeddings.position_embeddings.1": (1, 3, 5, 24),
+        "embeddings.position_embeddings.2": (1, 5, 7, 24),
+    },
 }
 
 

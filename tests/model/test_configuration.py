@@ -485,7 +485,7 @@ def test_none_means_the_native_size_and_zero_means_zero():
         pytest.param(
             {"position_embedding_type": "sincos"},
             TypeError,
-            ["position_embedding_type", "sincos", "tube_center", "tube_index", "learned", "pretrained", "none"],
+            ["position_embedding_type", "sincos", "tube_center", "tube_index", "learned", "pretrained", "spatial"],
             id="position-unknown",
         ),
         # out of range
@@ -608,6 +608,7 @@ def test_finer_strides_give_more_tokens(factors, expected):
         ({"position_embedding_type": "learned"}, (2, 1, 1), ["'learned'", "'tube_center'"]),
         ({"position_embedding_type": "tube_index"}, (2, 1, 1), ["'tube_index'", "'tube_center'"]),
         ({"position_embedding_type": "pretrained"}, (1, 2, 2), ["'pretrained'", "'tube_center'"]),
+        ({"position_embedding_type": "spatial"}, (1, 2, 2), ["'spatial'", "'tube_center'"]),
     ],
 )
 def test_strides_that_cannot_be_finer(settings, factors, fragments):
@@ -618,8 +619,9 @@ def test_strides_that_cannot_be_finer(settings, factors, fragments):
     assert config.num_tokens() == before
 
 
-def test_tables_in_space_allow_finer_strides_in_time():
-    config = TubeViTConfig(position_embedding_type="pretrained")
+@pytest.mark.parametrize("kind", ["pretrained", "spatial"])
+def test_tables_in_space_allow_finer_strides_in_time(kind):
+    config = TubeViTConfig(position_embedding_type=kind)
     config.refine_strides((2, 1, 1))
     assert config.num_tokens() > 539
 

@@ -91,7 +91,7 @@ def test_tubes_equal_the_oracle(tubes, tube_kernels):
 @pytest.mark.parametrize(
     "size", [NATIVE, (6, 14, 19), (14, 29, 21), (1, 25, 17)], ids=["native", "smaller", "larger", "image"]
 )
-@pytest.mark.parametrize("kind", ["tube_center", "tube_index", "learned", "pretrained", "none"])
+@pytest.mark.parametrize("kind", ["tube_center", "tube_index", "learned", "pretrained", "spatial", "none"])
 def test_positions_equal_the_oracle(kind, size):
     # two tubes of kernel time 1: each has a table of its own
     tubes = [*TUBES["mixed"], {"kernel_size": [1, 3, 6], "stride": [3, 9, 7], "offset": [0, 1, 2]}]
@@ -141,7 +141,7 @@ def test_frame_mask_equals_the_oracle(pooling, attn):
 
 
 @pytest.mark.parametrize(
-    ("kind", "tube_kernels"), [("learned", "separate"), ("pretrained", "interpolated"), ("tube_index", "separate")]
+    ("kind", "tube_kernels"), [("learned", "separate"), ("pretrained", "interpolated"), ("spatial", "separate"), ("tube_index", "separate")]
 )
 def test_frame_mask_with_positions_equals_the_oracle(kind, tube_kernels):
     model = build(position_embedding_type=kind, tube_kernels=tube_kernels)
@@ -157,7 +157,7 @@ def test_the_oracle_leaves_out_what_a_mask_names():
     assert found.last_hidden_state[2].isnan().any(dim=-1).tolist() == (~found.valid[2]).tolist()
 
 
-@pytest.mark.parametrize("kind", ["tube_center", "learned", "pretrained"])
+@pytest.mark.parametrize("kind", ["tube_center", "learned", "pretrained", "spatial"])
 @pytest.mark.parametrize("attn", ATTENTION)
 @pytest.mark.parametrize("pooling", POOLING)
 def test_padded_clips_equal_unpadded_ones(pooling, attn, kind):

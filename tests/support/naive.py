@@ -113,6 +113,15 @@ def sincos(t, y, x, dim):
     return torch.tensor(z, dtype=torch.float64)
 
 
+def sincos_time(t, dim):
+    """Of a time in frames, over all channels."""
+    z = [0.0] * dim
+    for j in range(dim // 2):
+        angle = t / 10_000 ** (j / (dim // 2))
+        z[2 * j], z[2 * j + 1] = math.sin(angle), math.cos(angle)
+    return torch.tensor(z, dtype=torch.float64)
+
+
 def trilinear(kernel, size):
     """`(out, channels, t, h, w)` at another size, align_corners=False: eight corners, each with its weight."""
 
@@ -164,6 +173,10 @@ def position(state, config, tube_index, tube, token, grid):
     if kind == "pretrained" and tube[0][0] == 1:
         table = state[f"embeddings.position_embeddings.{tube_index}"][0]  # (h, w, hidden_size)
         return bicubic(table, grid[1:], *index[1:])
+    if kind == "spatial":
+        table = state[f"embeddings.position_embeddings.{tube_index}"][0]  # (h, w, hidden_size)
+        times = sincos_time(center(tube, 0, starts[0]), dim)
+        return bicubic(table, grid[1:], *index[1:]) + config["position_embedding_scale"] * times
     if kind == "tube_index":
         t, y, x = index
     else:
@@ -439,12 +452,7 @@ def join(names, states, config, with_time):
             token = inside[0][0]
             vector = sum(vector for _, vector in inside) / len(inside)
             if with_time:
-                dim = len(vector)
-                time = [0.0] * dim
-                for j in range(dim // 2):
-                    angle = token.time / 10_000 ** (j / (dim // 2))
-                    time[2 * j], time[2 * j + 1] = math.sin(angle), math.cos(angle)
-                vector = vector + torch.tensor(time, dtype=torch.float64)
+                vector = vector + sincos_time(token.time, len(vector))
             joined.append((token, vector))
     return joined
 

@@ -18,6 +18,7 @@ from ..tables import printable_lines, say
 
 class Positions(str, Enum):
     PRETRAINED = "pretrained"
+    SPATIAL = "spatial"
     TUBE_CENTER = "tube_center"
 
 

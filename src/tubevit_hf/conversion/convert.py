@@ -4,7 +4,7 @@
 import os
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -17,16 +17,14 @@ from ..model.modeling_tubevit import (
     TubeViTModel,
     TubeViTPreTrainedModel,
 )
-from ..model.positions_tubevit import resize_positions
-from ..model.store_tubevit import Store
-from ..model.tubes_tubevit import as_size, resolve_tubes
+from ..model.tubes_tubevit import Tube, resolve_tubes
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
 from .sources import ConversionError, SourceViT, first_line, read_preprocessing, read_source
 from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen
 
 
-Positions = Literal["pretrained", "tube_center"]
+Positions = Literal["pretrained", "spatial", "tube_center"]
 NewTubes = Literal["inflated", "random"]
 Layout = Literal["frames", "sparse"]
 # of a clip whose frames are encoded by themselves
@@ -58,7 +56,8 @@ def convert_vit(
             `"sparse"`: the paper's, Table 12's tubes without space-to-depth and all tokens together from the first
             layer on.
         positions: `"pretrained"`: the source's position table for the patches, sine-cosine at the amplitude of that
-            table for the other tubes; `"tube_center"`: the paper's sine-cosine for all.
+            table for the other tubes; `"spatial"`: the source's table for all tubes, read where the centre of each
+            token lies; `"tube_center"`: the paper's sine-cosine for all.
         tubes: as in [`TubeViTConfig`], instead of a layout's; one of them must be the source's patch, `[1, h, w]` at a
             stride of `[any, h, w]`. All tokens are together from the first layer on.
         new_tubes: how the other kernels begin: `"inflated"` from the patch kernel, or `"random"`.
@@ -128,8 +127,8 @@ def convert(
     tubes_from: str | os.PathLike[str] | None = None,
     num_frames: int | None,
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
-    if positions not in ("pretrained", "tube_center"):
-        raise ConversionError(f'`positions` must be "pretrained" or "tube_center", got {positions!r}.')
+    if positions not in get_args(Positions):
+        raise ConversionError(f"`positions` must be one of {', '.join(get_args(Positions))}, got {positions!r}.")
     if layout not in ("frames", "sparse"):
         raise ConversionError(f'`layout` must be "frames" or "sparse", got {layout!r}.')
     if new_tubes not in ("inflated", "random"):
@@ -291,13 +290,28 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
             if shape is None:
                 continue
             key = f"embeddings.position_embeddings.{index}"
-            if shape == of_patches.shape:
+            if index == patch:
                 add(key, of_patches, "positions", how="the patches' rows of the position table")
             else:
-                size = as_size((1, *shape[1:3]))
-                table = resize_positions(of_patches, size, config.position_embedding_resize, Store(config))
-                add(key, table.reshape(shape), "positions", how="the position table, resized")
+                table = sample_positions(of_patches, tube, shape[1:3], vit.patch_size)
+                add(key, table, "positions", how="the position table, read at the centres of the tubes")
     return tensors
+
+
+def sample_positions(
+    table: torch.Tensor, tube: Tube, grid: Sequence[int], patch_size: tuple[int, int]
+) -> torch.Tensor:
+    """Reads a position table of patches, `(1, rows, columns, hidden_size)`, at the centres of a tube's tokens: `(1, h,
+    w, hidden_size)` for a grid `(h, w)`. Between the centres of patches it is interpolated linearly; beyond the last
+    ones it stays as it is."""
+    for axis, (length, patch_length) in enumerate(zip(grid, patch_size), start=1):
+        # in patches, from the centre of the first one
+        places = (tube.centers(axis, length, torch.float32) / patch_length - 0.5).clamp(0, table.shape[axis] - 1)
+        before = places.floor().long()
+        after = (before + 1).clamp(max=table.shape[axis] - 1)
+        weight = (places - before).to(table.dtype).view(-1, *[1] * (3 - axis))
+        table = torch.lerp(table.index_select(axis, before), table.index_select(axis, after), weight)
+    return table
 
 
 def load_tubevit(tubes_from: str | os.PathLike[str], vit: SourceViT) -> TubeViTModel:

@@ -144,6 +144,7 @@ class TubeViTConfig(PreTrainedConfig):
             - `"tube_index"`: sine-cosine of the token's index in its tube's grid.
             - `"learned"`: a learned table for each tube.
             - `"pretrained"`: a learned table in space for each tube of kernel time 1, `"tube_center"` for the others.
+            - `"spatial"`: a learned table in space for each tube, plus the sine-cosine of the centre's time.
             - `"none"`: no position embeddings.
         position_embedding_scale (`float`, defaults to 1.0):
             Factor on the sine-cosine embeddings.
@@ -200,7 +201,9 @@ class TubeViTConfig(PreTrainedConfig):
     tubes: list[dict[str, Any]] | None = None
     tube_kernels: Literal["separate", "interpolated"] = "separate"
     base_kernel_size: list[int] | tuple[int, ...] = (8, 8, 8)
-    position_embedding_type: Literal["tube_center", "tube_index", "learned", "pretrained", "none"] = "tube_center"
+    position_embedding_type: Literal[
+        "tube_center", "tube_index", "learned", "pretrained", "spatial", "none"
+    ] = "tube_center"
     position_embedding_scale: float | int = 1.0
     position_embedding_resize: Literal["bicubic", "bicubic_antialias", "bicubic_corners", "bilinear_corners"] = (
         "bicubic"
@@ -400,7 +403,7 @@ class TubeViTConfig(PreTrainedConfig):
         if tables_change or (self.position_embedding_type == "tube_index" and list(tubes) != finer):
             raise ValueError(
                 f"`position_embedding_type` {self.position_embedding_type!r} ties positions to the strides that the "
-                "model was trained with; 'tube_center' does not, nor does 'pretrained' if only time gets finer."
+                "model was trained with; 'tube_center' does not, nor do 'pretrained' and 'spatial' if only time gets finer."
             )
         self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes or [], finer)]
 
@@ -426,13 +429,13 @@ class TubeViTConfig(PreTrainedConfig):
         check_heads(self)
 
     def position_table_shape(self, tube: Tube) -> tuple[int, ...] | None:
-        """Shape of a tube's learned position table: `(1, t, h, w, hidden_size)` or, for `"pretrained"`, `(1, h, w,
-        hidden_size)`. `None` for a tube without a table."""
+        """Shape of a tube's learned position table: `(1, t, h, w, hidden_size)` or, for `"pretrained"` and `"spatial"`,
+        `(1, h, w, hidden_size)`. `None` for a tube without a table."""
         native_size = self._native_table_size(tube)
         if native_size is None:
             return None
         steps, rows, columns = tube.grid(native_size)
-        if self.position_embedding_type == "pretrained":
+        if self.position_embedding_type != "learned":
             return (1, rows, columns, self.hidden_size)
         return (1, steps, rows, columns, self.hidden_size)
 
@@ -440,7 +443,8 @@ class TubeViTConfig(PreTrainedConfig):
         """Clip size at which a tube's grid is that of its learned position table; `None` for a tube without one."""
         if self.position_embedding_type == "learned":
             return self.native_size
-        if self.position_embedding_type == "pretrained" and tube.kernel_size[0] == 1:
+        kind = self.position_embedding_type
+        if kind == "spatial" or (kind == "pretrained" and tube.kernel_size[0] == 1):
             # the table has no time axis, so that the shortest clip that fits will do
             return (tube.offset[0] + tube.extent[0], *self.native_size[1:])
         return None

@@ -23,6 +23,7 @@ frozen layers (`frozen_`). The model calls them, and does not branch on them.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -50,7 +51,7 @@ from .pooling_tubevit import POOLERS, TubeViTAttentionPooler
 from .positions_tubevit import interpolate_kernel, resize_positions
 from .stages_tubevit import Encoded, JointStage, MomentStage
 from .store_tubevit import StoringModule
-from .tubes_tubevit import Size, Tube, sincos_positions
+from .tubes_tubevit import Size, Tube, sincos_positions, sincos_times
 
 
 class TubeViTTubeEmbedding(StoringModule):
@@ -132,7 +133,8 @@ class TubeViTPositionEmbeddings(StoringModule):
         dtype of `like`."""
         if index in self.with_table:
             table = getattr(self, str(index))
-            return resize_positions(table, grid, self.config.position_embedding_resize, self.store).to(like.dtype)
+            positions = resize_positions(table, grid, self.config.position_embedding_resize, self.store).to(like.dtype)
+            return positions + self.times(index, grid, like) if self.config.position_embedding_type == "spatial" else positions
 
         def compute() -> torch.Tensor:
             # bfloat16 rounds positions above 256 pixels to even numbers
@@ -148,6 +150,18 @@ class TubeViTPositionEmbeddings(StoringModule):
         # without learned tables, `forward` stores the embeddings of all tubes as one tensor
         key = (index, grid, self.config.position_embedding_scale)
         return self.store.get_tensor(key, compute, like) if self.with_table else compute()
+
+    def times(self, index: int, grid: Size, like: torch.Tensor) -> torch.Tensor:
+        """Returns the sine-cosine embeddings of the times of a tube's centres, `(1, t * h * w, hidden_size)`, as
+        `tube_positions`."""
+
+        def compute() -> torch.Tensor:
+            exact = torch.promote_types(like.dtype, torch.float32)
+            centers = self.tubes[index].centers(0, grid[0], exact, like.device)
+            times = self.config.position_embedding_scale * sincos_times(centers, self.config.hidden_size)
+            return times.repeat_interleave(prod(grid[1:]), dim=0)[None].to(like.dtype)
+
+        return self.store.get_tensor(("times", index, grid, self.config.position_embedding_scale), compute, like)
 
 
 class TubeViTEmbeddings(StoringModule):
