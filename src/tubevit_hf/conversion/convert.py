@@ -23,7 +23,7 @@ from ..model.tubes_tubevit import as_size, resolve_tubes
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
 from .sources import ConversionError, SourceViT, first_line, read_preprocessing, read_source
-from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen
+from .tubes import default_tubes, find_patch, inflate_kernel, patch_steps, renormalize, widen
 
 
 Positions = Literal["pretrained", "tube_center"]
@@ -49,7 +49,8 @@ def convert_vit(
     allow_pickle: bool = False,
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
     """Makes a TubeViT of an image ViT: its patch embedding becomes the tube that reads single frames, and its encoder,
-    norms and prefix tokens come over, so that images give what they gave before.
+    norms and prefix tokens come over, so that images give what they gave before, unless `tubes` read some of their
+    patches only.
 
     Args:
         source: folder or repo id of a ViT of transformers or timm, or a file of timm, torchvision or Google (.npz).
@@ -60,7 +61,9 @@ def convert_vit(
         positions: `"pretrained"`: the source's position table for the patches, sine-cosine at the amplitude of that
             table for the other tubes; `"tube_center"`: the paper's sine-cosine for all.
         tubes: as in [`TubeViTConfig`], instead of a layout's; one of them must be the source's patch, `[1, h, w]` at a
-            stride of `[any, h, w]`. All tokens are together from the first layer on.
+            stride of `[any, h, w]` and offset 0. All tokens are together from the first layer on. With a stride of
+            multiples of `h` and `w`, an image has the tokens of as many patches fewer, each as the source embeds it,
+            and what comes of them differs from what the source gives.
         new_tubes: how the other kernels begin: `"inflated"` from the patch kernel, or `"random"`.
         tubes_from: folder or repo id of a TubeViT whose tubes and kernels are taken instead of the two above. If it
             is narrower, more neighbours are concatenated by space-to-depth.
@@ -175,6 +178,13 @@ def convert(
     model_class = TubeViTForImageClassification if "classifier.weight" in tensors else TubeViTModel
     model = build_model(model_class, config, tensors, report)
     finish_report(report, vit, model)
+    rows, columns = patch_steps(config.resolved_tubes[patch], vit.patch_size)
+    if (rows, columns) != (1, 1):
+        report.notes.append(
+            f"The patch tube reads one patch of every {rows}x{columns}: an image has "
+            f"{report.tokens['image, after']} tokens instead of {report.tokens['image, before']}, and gives other "
+            "outputs than the source."
+        )
     for tube, grid in zip(config.resolved_tubes, config.token_grids()):
         if not all(grid):
             report.notes.append(
@@ -270,7 +280,7 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
         bias = tensors["layernorm.weight"].new_zeros(config.hidden_size)
         add(f"embeddings.tubes.{patch}.bias", bias, how="zero, as the source has none")
 
-    of_prefix, of_patches = patch_positions(vit)
+    of_prefix, _ = patch_positions(vit)
     names = [name for name in ("cls_token", "dist_token", "register_tokens") if name in vit.tensors]
     if names:
         prefix = torch.cat([vit.tensors[name].reshape(-1, config.hidden_size) for name in names])
@@ -287,17 +297,26 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
             report.dropped[vit.origins["positions"]] = "its patches' rows make way for sine-cosine positions"
     else:
         for index, tube in enumerate(config.resolved_tubes):
-            shape = config.position_table_shape(tube)
-            if shape is None:
+            if config.position_table_shape(tube) is None:
                 continue
-            key = f"embeddings.position_embeddings.{index}"
-            if shape == of_patches.shape:
-                add(key, of_patches, "positions", how="the patches' rows of the position table")
-            else:
-                size = as_size((1, *shape[1:3]))
-                table = resize_positions(of_patches, size, config.position_embedding_resize, Store(config))
-                add(key, table.reshape(shape), "positions", how="the position table, resized")
+            table, how = sample_positions(vit, config, index)
+            add(f"embeddings.position_embeddings.{index}", table, "positions", how=how)
     return tensors
+
+
+def sample_positions(vit: SourceViT, config: TubeViTConfig, index: int) -> tuple[torch.Tensor, str]:
+    """The position table of a tube that has one, made of the source's, and how: a patch keeps its own row."""
+    tube, of_patches = config.resolved_tubes[index], patch_positions(vit)[1]
+    shape = config.position_table_shape(tube)
+    assert shape is not None  # it has one
+    if index == find_patch(config.resolved_tubes, vit.patch_size):
+        rows, columns = patch_steps(tube, vit.patch_size)
+        of_patches = of_patches[:, ::rows, ::columns]
+    if shape == of_patches.shape:
+        return of_patches, "the patches' rows of the position table"
+    size = as_size((1, *shape[1:3]))
+    table = resize_positions(of_patches, size, config.position_embedding_resize, Store(config))
+    return table.reshape(shape), "the position table, resized"
 
 
 def load_tubevit(tubes_from: str | os.PathLike[str], vit: SourceViT) -> TubeViTModel:
@@ -417,11 +436,10 @@ def finish_report(report: ConversionReport, vit: SourceViT, model: TubeViTPreTra
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "frozen": sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad),
     }
-    patch = find_patch(config.resolved_tubes, vit.patch_size)
     # the source is a TubeViT of nothing but its patches, whose pooling costs nothing
     settings = config.to_dict()
     settings |= {
-        "tubes": [settings["tubes"][patch]],
+        "tubes": [{"kernel_size": [1, *vit.patch_size], "stride": [1, *vit.patch_size]}],
         "pooling_type": "mean",
         "joint_layer": 0,
         "joint_pooling": [1, 1],
