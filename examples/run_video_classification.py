@@ -40,11 +40,12 @@ from tubevit_hf import TubeViTVideoProcessor
 from tubevit_hf.data import FORMATS, drop_unreadable, load_annotated, load_by_name, load_folder, read_groups
 from tubevit_hf.training import RECIPES, VideoTrainer
 from tubevit_hf.training.arguments import ChangeArguments, ClipArguments
+from tubevit_hf.training.few_videos import LAYOUTS
 from tubevit_hf.training.runs import (
     apply_changes,
     choose_checkpoint,
     evaluate_and_save,
-    fit_small,
+    fit_layouts,
     load_config,
     make_trainer,
     names_of,
@@ -100,6 +101,14 @@ class RecipeArguments:
             "choices": ["small", *RECIPES],
         },
     )
+    layout: str | None = field(
+        default=None,
+        metadata={
+            "help": "Recipe small: what of a video is read. frames: single frames, the default. sparse: the model's "
+            "tubes, all together. auto: both are fitted, and held-out training videos choose.",
+            "choices": [*LAYOUTS, "auto"],
+        },
+    )
 
 
 def main() -> None:
@@ -144,10 +153,12 @@ def parse_arguments() -> tuple:
     given, _ = early.parse_known_args()
     if given.recipe is not None:
         try:
-            parser.set_defaults(**recipe_settings(given.recipe, vars(given)))
+            parser.set_defaults(**recipe_settings(given.recipe, vars(given), given.layout or "frames"))
         except ValueError as error:
             stop(str(error))
     arguments = parser.parse_args_into_dataclasses()
+    if given.layout is not None and not (given.recipe == "small" and arguments[-1].do_train):
+        stop("--layout is of --recipe small with --do_train: leave it out")
     if not arguments[-1].do_train and not arguments[-1].do_eval:
         stop("give --do_train, --do_eval or both")
     return arguments
@@ -169,7 +180,9 @@ def build_trainer(
     splits = DatasetDict((split, drop_unreadable(rows, split)) for split, rows in load_splits(data_args).items())
     if in_closed_form:
         groups = None if data_args.group_pattern is None else read_groups(splits["train"], data_args.group_pattern)
-        return fit_small(source, splits, data_args, training_args, groups, changes=model_args)[0]
+        layouts = LAYOUTS if recipe_args.layout == "auto" else (recipe_args.layout or "frames",)
+        sources = dict.fromkeys(layouts, source)
+        return fit_layouts(sources, splits, data_args, training_args, groups, changes=model_args)[0]
     new_classifier = model_args.ignore_mismatched_sizes
     return make_trainer(source, config, processor, splits, data_args, model_args, training_args, new_classifier)
 

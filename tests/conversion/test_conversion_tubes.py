@@ -8,14 +8,15 @@ import transformers
 from torch import nn
 
 from tubevit_hf import (
+    TubeViTConfig,
     TubeViTForVideoClassification,
     TubeViTModel,
     TubeViTVideoProcessor,
 )
 from tubevit_hf.conversion import ConversionError, convert_vit, save_converted, scale_up
-from tubevit_hf.conversion.tubes import find_inflated, inflate_kernel
+from tubevit_hf.conversion.tubes import find_inflated, find_patch, inflate_kernel, interleaved_tubes
 from tubevit_hf.conversion.tubes import widen as widen_tube
-from tubevit_hf.model.tubes_tubevit import Tube
+from tubevit_hf.model.tubes_tubevit import Tube, resolve_tubes
 
 from ..support.conversion_cases import assert_same
 from ..support.tiny import PATCH, SMALL_TUBES
@@ -124,6 +125,53 @@ def test_sparse_tubes_are_table_12_without_space_to_depth(vit):
     # of the patches alone in an image; in a clip the three tubes' besides
     assert report.tokens == {"image, before": 17, "image, after": 17, "video, after": 2 + 3 + 2 + 17}
     assert report.flops["image, before"] == report.flops["image, after"] < report.flops["video, after"]
+
+
+def test_interleaved_tubes_read_every_other_patch(vit):
+    """An image is seen through a quarter of its patches, each with its own position."""
+    assert TubeViTConfig(tubes=interleaved_tubes((16, 16))).num_tokens() == 588
+    model, report = convert_vit(vit, tubes=interleaved_tubes((PATCH, PATCH)))
+    assert model.config.token_grids() == [(4, 2, 2)] * 3
+    assert report.tokens == {"image, before": 17, "image, after": 5, "video, after": 49}
+    assert report.flops["image, before"] == convert_vit(vit)[1].flops["image, before"]
+    [note] = [note for note in report.notes if "one patch of every" in note]
+    assert "of every 2x2: an image has 5 tokens instead of 17" in note
+    source = transformers.ViTForImageClassification.from_pretrained(vit).eval()
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = model(image, output_hidden_states=True).hidden_states[0]
+        expected = source(image, output_hidden_states=True).hidden_states[0]
+    # of 4x4 patches, behind the CLS token
+    assert_same(found, expected[:, [0, 1, 3, 9, 11]])
+
+
+def test_the_tubes_of_a_patch_that_is_not_square():
+    """They see regions that lie beside each other, and none twice."""
+    tubes = resolve_tubes(interleaved_tubes((6, 10)), 24)
+    seen = torch.zeros(36, 40)
+    for tube in tubes:
+        _, rows, columns = tube.grid((32, 36, 40))
+        for row in range(rows):
+            for column in range(columns):
+                top, left = tube.offset[1] + row * tube.stride[1], tube.offset[2] + column * tube.stride[2]
+                seen[top : top + 6, left : left + 10] += 1
+    assert seen.unique().tolist() == [0, 1]
+    assert seen.mean() == 0.75
+
+
+def test_the_densest_patch_tube_is_the_patch():
+    sparse = {"kernel_size": [1, 6, 10], "stride": [8, 12, 10]}
+    dense = {"kernel_size": [1, 6, 10], "stride": [3, 6, 10]}
+    assert find_patch(resolve_tubes([sparse, dense], 24), (6, 10)) == 1
+    assert find_patch(resolve_tubes([sparse], 24), (6, 10)) == 0
+    for change in (
+        {"offset": [3, 0, 0]},
+        {"offset": [0, 6, 0]},
+        {"stride": [8, 9, 10]},
+        {"space_to_depth": [1, 2, 1]},
+    ):
+        with pytest.raises(ConversionError, match="None of the `tubes` is the source's patch embedding"):
+            find_patch(resolve_tubes([{**sparse, **change}], 24), (6, 10))
 
 
 def test_tubes_that_do_not_fit_are_noted(vit):

@@ -46,6 +46,12 @@ MODELS = {
         "gate_layer": 2,
     },
     "grid": {**ONE_TUBE, "pooling_type": "grid", "pooling_grid": [2, 2, 2], "joint_layer": 3},
+    "grid of tubes": {
+        "pooling_type": "grid",
+        "pooling_grid": [2, 2, 2],
+        "pooling_layers": [2, 3],
+        "use_cls_token": True,
+    },
     "grid of layers, joint pooling": {
         **ONE_TUBE,
         "pooling_type": "grid",

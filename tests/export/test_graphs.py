@@ -59,6 +59,17 @@ CASES = {
         },
         False,
     ),
+    "grid of tubes": (
+        {
+            "tubes": [PATCH, TUBE],
+            "pooling_type": "grid",
+            "pooling_grid": [3, 2, 1],
+            "pooling_layers": [1, 3],
+            "use_cls_token": True,
+            "position_embedding_type": "pretrained",
+        },
+        True,
+    ),
 }
 # frames, height, width and batch: one frame more than the least, odd, not square, long, wide, high
 LENGTHS = [4, 5, 7, 8, 13, 40, 64]

@@ -9,7 +9,6 @@ slow, and meant for float64 and clips of a few tokens. Gradients flow through it
 
 import itertools
 import math
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -302,23 +301,18 @@ def _encode_clip(state, config, clip, real):
     elif config["pooling_type"] == "cls":
         pooled = last[0]
     elif config["pooling_type"] == "grid":
-        names = [
-            (tube_index, index)
-            for tube_index, tube in enumerate(config["tubes"])
+        places = [
+            (read_tube(tube, config["hidden_size"]), index)
+            for tube in config["tubes"]
             for index, _ in tokens_of(read_tube(tube, config["hidden_size"]), (clip.shape[0], *clip.shape[2:]))
         ]
-        names = [name for name, counts in zip(names, valid[num_prefix:]) if counts]
+        # of the tokens that count
+        places = [place for place, counts in zip(places, valid[num_prefix:]) if counts]
         parts = []
         for number in config["pooling_layers"] or [config["num_hidden_layers"]]:
             vectors = [layer_norm(vector, state, "layernorm", config["layer_norm_eps"]) for vector in states[number]]
-            for tube_index in range(len(config["tubes"])):
-                steps = {}
-                for (of_tube, (step, *place)), vector in zip(names, vectors[num_prefix:]):
-                    if of_tube == tube_index:
-                        steps.setdefault(step, []).append((SimpleNamespace(place=tuple(place)), vector))
-                # a tube that sees no real frames has features of nothing
-                nothing = [[(SimpleNamespace(place=(0, 0)), torch.zeros_like(tokens[0]))]]
-                parts += grid_features(list(steps.values()) or nothing, config["pooling_grid"])
+            of_tubes = [(*place, vector) for place, vector in zip(places, vectors[num_prefix:])]
+            parts += grid_features(of_tubes, config["pooling_grid"])
         pooled = torch.cat(parts)
     else:
         pooled = sum(last[num_prefix:]) / len(last[num_prefix:])
@@ -414,13 +408,19 @@ def _encode_joint_clip(state, config, clip, real):
     elif kind == "grid":
         parts = []
         for number in config["pooling_layers"] or [config["num_hidden_layers"]]:
-            parts += grid_features(
-                [
-                    [(token, layer_norm(vector, state, "layernorm", eps)) for token, vector in tokens]
-                    for tokens in read[number]
-                ],
-                config["pooling_grid"],
-            )
+            joined = number > config["joint_layer"] and len(read[number]) > 1
+            height, width = config["joint_pooling"] if joined else (1, 1)
+            of_tubes = [
+                (
+                    read_tube(config["tubes"][token.tube], config["hidden_size"]),
+                    (moment, token.place[0] // height, token.place[1] // width),
+                    layer_norm(vector, state, "layernorm", eps),
+                )
+                for moment, tokens in enumerate(read[number])
+                for token, vector in tokens
+                if token.place is not None
+            ]
+            parts += grid_features(of_tubes, config["pooling_grid"], (1, height, width))
         pooled = torch.cat(parts)
     else:
         first = {}
@@ -457,41 +457,67 @@ def join(names, states, config, with_time):
     return joined
 
 
-def grid_features(moments, grid):
+def grid_features(tokens, grid, scale=(1, 1, 1)):
     """Means over time of each region in space; how much its patches change, by itself and beside the others; how each
-    region in time differs from the means; and the greatest change of any patch from step to step."""
-    places = {token.place for tokens in moments for token, _ in tokens if token.place is not None}
-    places = sorted(places)
-    rows, columns = sorted({row for row, _ in places}), sorted({column for _, column in places})
+    region in time differs from the means; and the greatest change of any patch from step to step.
 
-    def parts(items, number):
-        length = len(items)
-        return [items[i * length // number : -(-(i + 1) * length // number)] for i in range(number)]
+    Of tokens `(tube, (t, h, w), vector)`. `scale`: tokens that were pooled to one along each axis.
+    """
+
+    def stretch(tube, axis, index):
+        """Where a token's share of an axis begins and ends; that of a pooled token as if there had been all of it."""
+        _, stride, offset, factors, _ = tube
+        starts = [offset[axis] + neighbour * (stride[axis] // factors[axis]) for neighbour in range(factors[axis])]
+        length = stride[axis] * scale[axis]
+        begin = center(tube, axis, starts) - stride[axis] / 2 + index[axis] * length
+        return begin, begin + length
+
+    def divide(axis, number):
+        shares = [stretch(tube, axis, index) for tube, index, _ in tokens]
+        low, high = min(begin for begin, _ in shares), max(end for _, end in shares)
+        return [(low + i * (high - low) / number, low + (i + 1) * (high - low) / number) for i in range(number)]
+
+    def lies_in(share, part):
+        return share[1] > part[0] + 1e-9 and share[0] < part[1] - 1e-9
 
     def mean(vectors):
         return sum(vectors) / len(vectors)
 
-    steps = []
-    for in_time in parts(moments, grid[0]):
-        by_place = {}
-        for tokens in in_time:
-            for token, vector in tokens:
-                by_place.setdefault(token.place, []).append(vector)
-        steps.append({place: mean(by_place[place]) for place in places})
+    # a patch is a place in the grid of a tube: all tokens there, in the order of time
+    patches = {}
+    for tube, index, vector in tokens:
+        patches.setdefault((tube, index[1:]), []).append((index, vector))
+    steps = [{} for _ in range(grid[0])]
+    for step, part in zip(steps, divide(0, grid[0])):
+        for (tube, place), of_patch in patches.items():
+            inside = []
+            for number, (index, vector) in enumerate(of_patch):
+                begin, end = stretch(tube, 0, index)
+                begin = -math.inf if number == 0 else begin
+                end = math.inf if number == len(of_patch) - 1 else end
+                if lies_in((begin, end), part):
+                    inside.append(vector)
+            step[tube, place] = mean(inside)
     changes = [
-        {place: (after[place] - before[place]).abs() for place in places}
+        {patch: (after[patch] - before[patch]).abs() for patch in patches}
         for before, after in itertools.pairwise(steps)
     ]
     means, changed, differences = [], [], [[] for _ in steps]
-    for in_rows in parts(rows, grid[1]):
-        for in_columns in parts(columns, grid[2]):
-            inside = [(row, column) for row in in_rows for column in in_columns]
-            of_steps = [mean([step[place] for place in inside]) for step in steps]
+    for in_rows in divide(1, grid[1]):
+        for in_columns in divide(2, grid[2]):
+            inside = [
+                (tube, place)
+                for tube, place in patches
+                if lies_in(stretch(tube, 1, (0, *place)), in_rows)
+                and lies_in(stretch(tube, 2, (0, *place)), in_columns)
+            ]
+            nothing = [torch.zeros_like(tokens[0][2])]
+            of_steps = [mean([step[patch] for patch in inside] or nothing) for step in steps]
             means.append(mean(of_steps))
             for differences_of_step, of_step in zip(differences, of_steps):
                 differences_of_step.append(of_step - means[-1])
-            total = [step[place] for step in changes for place in inside] or [torch.zeros_like(means[-1])]
-            changed.append(mean(total))
+            moving = [patch for patch in inside if len(patches[patch]) > 1]
+            changed.append(mean([step[patch] for step in changes for patch in moving] or nothing))
     peaks = [torch.stack(list(step.values())).amax(dim=0) for step in changes]
     share_of = mean(changed).clamp_min(1e-6)
     shares = [change / share_of for change in changed]

@@ -14,13 +14,23 @@ from sklearn.preprocessing import StandardScaler
 from transformers import TrainingArguments, pipeline
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTModel, convert_vit, save_converted
+from tubevit_hf.conversion.tubes import interleaved_tubes
 from tubevit_hf.data import ClipDataset, load_folder, read_groups
 from tubevit_hf.data.annotations import AnnotationError
 from tubevit_hf.data.moving_digits import write_video
+from tubevit_hf.evaluation import count_flops
 from tubevit_hf.training import FEW_VIDEOS, cache_frozen, check_videos, fit_few_videos, ridge
 from tubevit_hf.training.arguments import ChangeArguments, ClipArguments
 from tubevit_hf.training.few_videos import WEIGHTS as PART_WEIGHTS
-from tubevit_hf.training.few_videos import Choice, feature_blocks, feature_weights, read_features
+from tubevit_hf.training.few_videos import (
+    Choice,
+    FewVideosReport,
+    choose_layout,
+    feature_blocks,
+    feature_weights,
+    find_layouts,
+    read_features,
+)
 from tubevit_hf.training.runs import fit_small, list_ignored
 
 from ..conversion.test_conversion import TRANSFORMERS
@@ -30,6 +40,7 @@ from .test_training_runs import QUIET, run
 
 
 SMALL = replace(FEW_VIDEOS, copies=3, pooling_grid=(4, 2, 2))
+SPARSE = replace(SMALL, layout="sparse", num_frames=None)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +68,16 @@ def converted(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     vit_classifier().save_pretrained(folder / "vit")
     save_converted(*convert_vit(folder / "vit"), folder / "tubevit")
+    return folder / "tubevit"
+
+
+@pytest.fixture(scope="module")
+def with_tubes(tmp_path_factory) -> Path:
+    """A ViT with tubes of one, four and eight frames."""
+    folder = tmp_path_factory.mktemp("few")
+    torch.manual_seed(0)
+    vit_classifier().save_pretrained(folder / "vit")
+    save_converted(*convert_vit(folder / "vit", tubes=interleaved_tubes((8, 8)), num_frames=16), folder / "tubevit")
     return folder / "tubevit"
 
 
@@ -197,6 +218,41 @@ def test_the_model_reads_frames_and_keeps_their_layers(vit):
     assert again.config.to_dict() == config.to_dict()
 
 
+def test_the_sparse_layout_keeps_the_tubes(vit):
+    source, _ = convert_vit(vit, layout="sparse")
+    model = SPARSE.start(source)
+    config = model.config
+    assert (config.num_frames, config.tubes) == (32, source.config.tubes)
+    assert (config.num_hidden_layers, config.joint_layer, config.pooling_layers) == (2, 0, [1, 2])
+    # the finest of the tubes has three steps
+    assert [grid[0] for grid in config.token_grids()] == [2, 3, 2, 1]
+    assert config.pooling_grid == [3, 2, 2]
+    assert config.pooled_size == 2 * 4 * ((3 + 3) * 4 + 2) * 24
+    assert not any(parameter.requires_grad for parameter in model.tubevit.parameters())
+    clip = torch.randn(1, 32, 3, 32, 32)
+    with torch.no_grad():
+        found = model.tubevit(clip).last_hidden_state
+        expected = source.tubevit(clip).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert SPARSE.start(model).config.to_dict() == config.to_dict()
+    # shorter clips have fewer steps
+    assert replace(SPARSE, num_frames=16).make_config(source.config).pooling_grid == [1, 2, 2]
+
+
+def test_a_gate_stays_with_its_layer(videos, tmp_path):
+    source = TubeViTModel(tiny_config(gate_layer=1, num_hidden_layers=4))
+    model = SPARSE.start(source)
+    assert (model.config.num_hidden_layers, model.config.gate_layer) == (3, 1)
+    clips = ClipDataset(rows_of(videos * 4, [0, 1, 2] * 4), SPARSE.training_clip(tiny_video_processor()), copies=1)
+    frozen = cache_frozen(model, clips, tmp_path)
+    for layers, gate_layer in (((2, 3), 1), ((2,), 1)):
+        assert fit_few_videos(model, frozen, choices=[Choice(layers, ("means",))])[0].config.gate_layer == gate_layer
+    early = SPARSE.start(TubeViTModel(tiny_config(gate_layer=2, num_hidden_layers=4)))
+    assert (early.config.gate_layer, early.config.pooling_layers) == (2, [2, 3])
+    frozen = cache_frozen(early, clips, tmp_path, overwrite=True)
+    assert fit_few_videos(early, frozen, choices=[Choice((2,), ("means",))])[0].config.gate_layer is None
+
+
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_every_family_can_begin(name, videos, tmp_path):
     """Whatever its tokens, norms and picture size are, and those of its processor."""
@@ -215,6 +271,19 @@ def test_every_family_can_begin(name, videos, tmp_path):
 
 def test_what_it_cannot_start_from():
     tubes = [{"kernel_size": [2, 8, 8], "stride": [2, 8, 8]}]
+    assert find_layouts(tiny_config()) == ("frames", "sparse")
+    assert find_layouts(tiny_config(tubes=tubes)) == ("sparse",)
+    single = tiny_config(tubes=[{"kernel_size": [1, 8, 8], "stride": [1, 8, 8]}])
+    assert find_layouts(single) == ("frames",)
+    with pytest.raises(ValueError, match="All of the model's tubes see a single frame"):
+        SPARSE.make_config(single)
+    for recipe, other in ((SMALL, SPARSE), (SPARSE, SMALL)):
+        with pytest.raises(
+            ValueError, match=f"fitted in the layout {recipe.layout}, and cannot be read in the layout"
+        ):
+            other.make_config(recipe.make_config(tiny_config()))
+    with pytest.raises(ValueError, match="`layout` must be one of frames, sparse, got 'tubes'"):
+        replace(SMALL, layout="tubes").make_config(single)
     with pytest.raises(ValueError, match="None of the model's tubes sees a single frame"):
         SMALL.start(TubeViTModel(tiny_config(tubes=tubes)))
     with pytest.raises(ValueError, match="'learned' does not go with clips of 8 frames"):
@@ -233,7 +302,7 @@ def test_choices_are_columns():
         pooling_layers=[1, 3],
     )
     blocks = feature_blocks(config)
-    assert {name: (block.start, block.stop) for name, block in blocks.items()} == {
+    assert {name: (block.start, block.stop) for name, [block] in blocks.items()} == {
         (1, "means"): (0, 12),
         (1, "changes"): (12, 24),
         (1, "shares"): (24, 36),
@@ -248,30 +317,87 @@ def test_choices_are_columns():
     assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(84, 168))
     # a part weighs as much whatever its length
     weights = feature_weights(config)
-    assert {name: weights[block].sum().item() for name, block in blocks.items()} == pytest.approx(
+    assert {name: weights[block].sum().item() for name, [block] in blocks.items()} == pytest.approx(
         {(layer, part): PART_WEIGHTS[part] for layer in (1, 3) for part in PART_WEIGHTS}
     )
 
 
+def test_columns_of_several_tubes():
+    """A part has a block for each tube, in the order of the model: layers, tubes, parts."""
+    config = TubeViTConfig(
+        hidden_size=6,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        tubes=[{"kernel_size": [size, 16, 16], "stride": [4, 16, 16]} for size in (1, 2, 4)],
+        pooling_type="grid",
+        pooling_grid=[2, 1, 2],
+        pooling_layers=[1, 2],
+    )
+    # 12 means, 12 changes, 12 shares, 24 differences, 6 peaks
+    blocks = feature_blocks(config)
+    assert blocks[1, "means"] == [slice(0, 12), slice(66, 78), slice(132, 144)]
+    assert blocks[1, "peaks"] == [slice(60, 66), slice(126, 132), slice(192, 198)]
+    assert blocks[2, "differences"] == [slice(234, 258), slice(300, 324), slice(366, 390)]
+    covered = torch.zeros(config.pooled_size)
+    for of_tubes in blocks.values():
+        for block in of_tubes:
+            covered[block] += 1
+    assert covered.eq(1).all()
+    # a part weighs as much with three tubes as with one
+    weights = feature_weights(config)
+    for (_, part), of_tubes in blocks.items():
+        assert sum(weights[block].sum().item() for block in of_tubes) == pytest.approx(PART_WEIGHTS[part])
+    assert read_features(config, Choice((2,), ("means",))).tolist() == list(range(198, 396))
+
+
+def test_the_layout_of_the_lower_loss_is_kept():
+    choice = Choice((3,), ("differences",))
+    fitted = {}
+    for layout, accuracy, loss in (("frames", 0.9, 0.4), ("sparse", 0.8, 0.3)):
+        model = TubeViTForVideoClassification(tiny_config())
+        fitted[layout] = (
+            model,
+            FewVideosReport(choice, {choice: ridge.Validation(accuracy, 0.1, 1.0, loss)}, ["first"], layout),
+        )
+    model, report = choose_layout(fitted)
+    assert model is fitted["sparse"][0]
+    assert report.layout == "sparse"
+    assert {layout: (found.accuracy, found.loss) for layout, found in report.layouts.items()} == {
+        "frames": (0.9, 0.4),
+        "sparse": (0.8, 0.3),
+    }
+    assert report.layouts["frames"].tokens == 74
+    assert report.layouts["frames"].flops == sum(count_flops(model.config).values())
+    first, of_frames, of_sparse, kept = report.notes
+    assert first == "first"
+    assert of_frames.startswith(
+        "Layout frames: 90.0% of the held-out training videos right, log loss 0.400; 74 tokens"
+    )
+    assert of_sparse.startswith("Layout sparse: 80.0% of")
+    assert "The layout sparse is kept" in kept
+    assert json.loads(json.dumps(report.to_dict()))["layouts"]["sparse"]["loss"] == 0.3
+
+
+@pytest.mark.parametrize("recipe", [SMALL, SPARSE], ids=["frames", "sparse"])
 @pytest.mark.parametrize(
     "choice", [Choice((1,), ("differences",)), Choice((1, 2), ("means", "changes", "shares", "differences", "peaks"))]
 )
-def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_path, monkeypatch):
+def test_the_fitted_model_gives_what_was_fitted(choice, recipe, blobs, converted, with_tubes, tmp_path, monkeypatch):
     """The model put together reads what was chosen, from pixels as from the cache."""
     monkeypatch.setattr("tubevit_hf.training.few_videos.list_choices", lambda config: [choice])
     monkeypatch.setattr("tubevit_hf.training.few_videos.notes_on", lambda *arguments: [])
     rows = load_folder(blobs)["train"]
-    model = SMALL.start(TubeViTModel.from_pretrained(converted))
-    clips = ClipDataset(
-        rows, SMALL.training_clip(tiny_video_processor(crop_size={"height": 32, "width": 32})), copies=3
-    )
+    model = recipe.start(TubeViTModel.from_pretrained(converted if recipe is SMALL else with_tubes))
+    processor = tiny_video_processor(crop_size={"height": 32, "width": 32}, num_frames=16)
+    clips = ClipDataset(rows, recipe.training_clip(processor), copies=3)
     frozen = cache_frozen(model, clips, tmp_path)
     fitted, report = fit_few_videos(model, frozen, read_groups(rows, r"actor(\d)"))
     assert report.chosen == choice
     assert fitted.config.num_hidden_layers == choice.layers[-1]
     assert fitted.config.id2label == {0: "left", 1: "right"}
-    for (_, part), block in feature_blocks(fitted.config).items():
-        assert bool(fitted.classifier.weight[:, block].any()) == (part in choice.parts)
+    for (_, part), of_tubes in feature_blocks(fitted.config).items():
+        for block in of_tubes:
+            assert bool(fitted.classifier.weight[:, block].any()) == (part in choice.parts)
     kept = read_features(model.config, choice)
     clip = clips.get_clip(3, 1)["pixel_values"][None]
     with torch.no_grad():
@@ -283,8 +409,9 @@ def test_the_fitted_model_gives_what_was_fitted(choice, blobs, converted, tmp_pa
     columns = torch.cat(
         [
             torch.arange(model.config.pooled_size)[block]
-            for (layer, part), block in feature_blocks(model.config).items()
+            for (layer, part), of_tubes in feature_blocks(model.config).items()
             if layer in choice.layers and part in choice.parts
+            for block in of_tubes
         ]
     )
     scaled = scaled[:, columns].double().numpy()
@@ -339,6 +466,16 @@ def test_the_example_learns_a_motion_from_a_random_vit(blobs, converted, tmp_pat
     result = small_run(blobs, converted, out, "--seed", "7")
     assert (result.returncode, result.stderr.count("Error: ")) == (2, 1)
     assert "gave with another seed" in result.stderr
+
+
+def test_the_example_compares_layouts(blobs, with_tubes, tmp_path):
+    out = tmp_path / "out"
+    result = small_run(blobs, with_tubes, out, "--eval_mirror", "False", "--layout", "auto")
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads((out / "few_videos.json").read_text())["layouts"]) == {"frames", "sparse"}
+    result = run("run_video_classification.py", "--layout", "sparse", "--do_train", "--output_dir", out, *QUIET[:-4])
+    assert (result.returncode, result.stderr.count("Error: ")) == (2, 1)
+    assert "--layout is of --recipe small with --do_train" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tubevit_hf.data.labelled import load_labelled
 from tubevit_hf.evaluation import predict_views
 from tubevit_hf.training import find_checkpoint, frozen, trainer
 
-from ..support.tiny import rows_of
+from ..support.tiny import rows_of, tiny_config, tiny_video_processor
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -146,6 +146,143 @@ def test_a_finished_run_is_not_run_again(fitted, clips, vit):
     assert result.exit_code == 2
     assert "holds a finished run with other arguments: seed was 42 and is 3" in result.output
     assert {path: path.stat().st_mtime_ns for path in fitted.rglob("*") if path.is_file()} == before
+
+
+# Layouts
+
+
+@pytest.fixture(scope="module")
+def compared(clips, vit, tmp_path_factory) -> Path:
+    """What the comparison of both layouts leaves."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    result = train(clips, "--from", vit, "--out", out, *CLOSED, "--bf16", "False", "--layout", "auto")
+    assert result.exit_code == 0, result.output
+    (out.parent / "output.txt").write_text(result.output)
+    return out
+
+
+def test_layouts_are_compared_by_training_videos(compared, fitted, clips):
+    output = (compared.parent / "output.txt").read_text()
+    # the room for both is said before
+    assert f"GB in {compared / 'frozen'}\n" in output
+    assert f"GB in {compared / 'frozen_sparse'}\n" in output
+    assert not any((compared / name).exists() for name in ("frozen", "frozen_sparse"))
+    results, fit = (json.loads((compared / name).read_text()) for name in ("results.json", "few_videos.json"))
+    layouts = results["layouts"]
+    assert layouts == fit["layouts"]
+    kept = min(layouts, key=lambda layout: layouts[layout]["loss"])
+    assert results["layout"] == fit["layout"] == kept
+    best = fit["choices"][fit["chosen"]]
+    assert (layouts[kept]["loss"], layouts[kept]["accuracy"]) == (best["loss"], best["accuracy"])
+    # eight frames of 4x4 patches, each with a CLS token; three tubes of 2x2 places and four steps
+    assert (layouts["frames"]["tokens"], layouts["sparse"]["tokens"]) == (8 * 17, 3 * 2 * 2 * 4 + 1)
+    for layout, found in layouts.items():
+        line = f"Layout {layout}: {found['accuracy']:.1%} of the held-out training videos right, log loss"
+        assert f"{line} {found['loss']:.3f}; {found['tokens']} tokens and {found['flops'] / 1e9:.3g} GFLOPs" in output
+        assert line in (compared / "README.md").read_text()
+    # frames come out as they do alone
+    alone = json.loads((fitted / "few_videos.json").read_text())
+    assert alone["layouts"] == {}
+    best = alone["choices"][alone["chosen"]]
+    assert layouts["frames"]["loss"] == pytest.approx(best["loss"], rel=1e-6)
+    # what is kept says what was measured
+    model = TubeViTForVideoClassification.from_pretrained(compared)
+    assert (model.config.joint_layer > 0) == (kept == "frames")
+    files = [row["file"] for row in read_predictions(compared)]
+    found = torch.tensor([list(row["scores"].values()) for row in read_predictions(compared)])
+    expected = scores_by_hand(compared, clips, files, num_clips=2, num_crops=3)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_comparison_is_not_run_again(compared, clips, vit):
+    before = {path: path.stat().st_mtime_ns for path in compared.rglob("*") if path.is_file()}
+    arguments = [clips, "--from", vit, "--out", compared, *CLOSED, "--bf16", "False"]
+    result = train(*arguments, "--layout", "auto")
+    assert result.exit_code == 0, result.output
+    assert "is finished; nothing is trained again" in result.output
+    for other, value in (([], "None"), (["--layout", "sparse"], "'sparse'")):
+        result = train(*arguments, *other)
+        assert result.exit_code == 2
+        assert f"holds a finished run with other arguments: layout was 'auto' and is {value}" in result.output
+    assert {path: path.stat().st_mtime_ns for path in compared.rglob("*") if path.is_file()} == before
+
+
+def test_a_comparison_goes_on_where_the_disk_was_full(compared, clips, vit, tmp_path, monkeypatch):
+    """Between the caches of the layouts, each of three shards."""
+    arguments = [clips, "--from", vit, "--out", tmp_path / "out", *CLOSED, "--bf16", "False", "--layout", "auto"]
+    with monkeypatch.context() as full:
+        full.setattr(frozen.np, "save", full_disk(4, np.save))
+        result = train(*arguments)
+    assert (result.exit_code, "the disk is full" in result.output) == (2, True)
+    caches = [tmp_path / "out" / "frozen", tmp_path / "out" / "frozen_sparse"]
+    assert [len(list(cache.glob("clips-*.npy"))) for cache in caches] == [3, 1]
+    saved = []
+
+    def save(file, array):
+        saved.append(array)
+        np.lib.format.write_array(file, array)
+
+    monkeypatch.setattr(frozen.np, "save", save)
+    result = train(*arguments)
+    assert result.exit_code == 0, result.output
+    assert len(saved) == 2
+    for name in ("model.safetensors", "few_videos.json", "validation_predictions.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (compared / name).read_bytes()
+
+
+def test_tubes_of_a_tubevit(clips, tubevit, tmp_path):
+    """Its own, at its own length; the recipe's eight frames are of the other layout."""
+    out = tmp_path / "out"
+    result = train(clips, "--from", tubevit, "--out", out, *CLOSED, "--copies", 1, "--layout", "sparse")
+    assert result.exit_code == 0, result.output
+    config = TubeViTForVideoClassification.from_pretrained(out).config
+    assert (config.num_frames, config.joint_layer, len(config.tubes)) == (7, 0, 3)
+    results = json.loads((out / "results.json").read_text())
+    assert (results["layout"], results["layouts"]) == ("sparse", {})
+
+
+def test_trials_of_a_layout(clips, tubevit, tmp_path):
+    out = tmp_path / "out"
+    arguments = [clips, "--from", tubevit, "--out", out, "--copies", 1, "--trials", 2]
+    result = train(*arguments, "--layout", "sparse")
+    assert result.exit_code == 0, result.output
+    assert len(json.loads((out / "results.json").read_text())["trials"]["tried"]) == 2
+    # and what they found is not taken for that of frames
+    (out / "results.json").unlink()
+    result = train(*arguments)
+    assert result.exit_code == 2
+    assert "layout" in result.output.splitlines()[-1]
+
+
+def test_without_a_tube_of_one_frame(clips, tmp_path):
+    """By gradients, as ever; the recipe small takes the tubes that there are."""
+    config = tiny_config(tubes=[{"kernel_size": [2, 8, 8], "stride": [2, 16, 16]}])
+    TubeViTForVideoClassification(config).save_pretrained(tmp_path / "tubes")
+    tiny_video_processor().save_pretrained(tmp_path / "tubes")
+    arguments = [clips, "--from", tmp_path / "tubes", "--out", tmp_path / "out", *CLOSED, "--copies", 1]
+    result = train(*arguments, "--layout", "frames")
+    assert result.exit_code == 2
+    assert "None of the model's tubes sees a single frame" in result.output
+    result = train(*arguments, "--recipe", "small")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["layout"] == "sparse"
+
+
+def test_layouts_that_go_with_nothing_else(clips, tubevit, tmp_path):
+    for arguments, message in (
+        (["--layout", "auto", "--recipe", "gradients"], "--layout is of the recipe small, and has no meaning for"),
+        (
+            ["--layout", "sparse", "--recipe", "k400-b"],
+            "--layout is of the recipe small, and has no meaning for k400-b",
+        ),
+        (["--layout", "sparse", "--learning_rate", 1], "a closed form without --learning_rate: leave that out, or"),
+        (["--layout", "auto", "--trials", 2], "--layout auto does not go with trials of settings"),
+    ):
+        result = train(clips, "--from", tubevit, "--out", tmp_path / "out", *arguments)
+        assert (result.exit_code, result.output.count("Error: ")) == (2, 1)
+        assert message in result.output.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+    assert train(clips, "--from", tubevit, "--out", tmp_path / "out", "--layout", "tubes").exit_code == 2
 
 
 def test_by_gradients_with_all_that_the_trainer_has(clips, tubevit, tmp_path, monkeypatch):

@@ -85,8 +85,9 @@ def losses_and_weights(model, dataset, folder: Path, mixup: float) -> tuple[list
             "pooling_type": "grid",
             "pooling_grid": [3, 2, 2],
         },
+        {"gate_layer": None, "freeze_before": 3, "pooling_type": "grid", "pooling_grid": [3, 2, 2]},
     ],
-    ids=["gate", "all_layers", "joint", "grid"],
+    ids=["gate", "all_layers", "joint", "grid", "grid_of_tubes"],
 )
 def test_training_is_the_same_with_and_without(settings, mixup, videos, tmp_path):
     losses, weights = losses_and_weights(make_model(**settings), make_clips(videos), tmp_path / "without", mixup)

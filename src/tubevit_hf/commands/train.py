@@ -7,6 +7,7 @@ import errno
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,12 @@ import typer
 from ..extras import of_extra
 from ..tables import say
 from .common import Watched, one_line_errors, share_cores
+
+
+class Layout(str, Enum):
+    FRAMES = "frames"
+    SPARSE = "sparse"
+    AUTO = "auto"
 
 
 # what libraries say of it
@@ -75,6 +82,15 @@ def train(
         typer.Option(
             help="small: a closed form behind frozen layers. gradients: Trainer, early stopping. Or one of the "
             "paper's, such as k400-b. Default: small where it does, up to 3,000 videos of one label each."
+        ),
+    ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            help="What of a video the recipe small reads. frames: eight frames one by one. sparse: the model's own "
+            "tubes over several frames, all together; an image ViT gets such tubes, for 32 frames. auto: both are "
+            "fitted, and the training videos that are held out choose. Default: frames, except for a TubeViT without "
+            "a tube that sees a single frame."
         ),
     ] = None,
     mirror: Annotated[
@@ -159,6 +175,7 @@ def train(
             by_group=groups,
             share=share,
             recipe=recipe,
+            layout=None if layout is None else layout.value,
             patience=patience,
             budget=budget,
             given=given | parse_given(context.args),

@@ -21,7 +21,7 @@ from ..model.tubes_tubevit import Tube, resolve_tubes
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
 from .sources import ConversionError, SourceViT, first_line, read_preprocessing, read_source
-from .tubes import default_tubes, find_patch, inflate_kernel, renormalize, widen
+from .tubes import default_tubes, find_patch, inflate_kernel, patch_steps, renormalize, widen
 
 
 Positions = Literal["pretrained", "spatial", "tube_center"]
@@ -47,7 +47,8 @@ def convert_vit(
     allow_pickle: bool = False,
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
     """Makes a TubeViT of an image ViT: its patch embedding becomes the tube that reads single frames, and its encoder,
-    norms and prefix tokens come over, so that images give what they gave before.
+    norms and prefix tokens come over, so that images give what they gave before, unless `tubes` read some of their
+    patches only.
 
     Args:
         source: folder or repo id of a ViT of transformers or timm, or a file of timm, torchvision or Google (.npz).
@@ -59,7 +60,9 @@ def convert_vit(
             table for the other tubes; `"spatial"`: the source's table for all tubes, read where the centre of each
             token lies; `"tube_center"`: the paper's sine-cosine for all.
         tubes: as in [`TubeViTConfig`], instead of a layout's; one of them must be the source's patch, `[1, h, w]` at a
-            stride of `[any, h, w]`. All tokens are together from the first layer on.
+            stride of `[any, h, w]` and offset 0. All tokens are together from the first layer on. With a stride of
+            multiples of `h` and `w`, an image has the tokens of as many patches fewer, each as the source embeds it,
+            and what comes of them differs from what the source gives.
         new_tubes: how the other kernels begin: `"inflated"` from the patch kernel, or `"random"`.
         tubes_from: folder or repo id of a TubeViT whose tubes and kernels are taken instead of the two above. If it
             is narrower, more neighbours are concatenated by space-to-depth.
@@ -174,6 +177,13 @@ def convert(
     model_class = TubeViTForImageClassification if "classifier.weight" in tensors else TubeViTModel
     model = build_model(model_class, config, tensors, report)
     finish_report(report, vit, model)
+    rows, columns = patch_steps(config.resolved_tubes[patch], vit.patch_size)
+    if (rows, columns) != (1, 1):
+        report.notes.append(
+            f"The patch tube reads one patch of every {rows}x{columns}: an image has "
+            f"{report.tokens['image, after']} tokens instead of {report.tokens['image, before']}, and gives other "
+            "outputs than the source."
+        )
     for tube, grid in zip(config.resolved_tubes, config.token_grids()):
         if not all(grid):
             report.notes.append(
@@ -290,10 +300,10 @@ def gather_tensors(vit: SourceViT, config: TubeViTConfig, report: ConversionRepo
             if shape is None:
                 continue
             key = f"embeddings.position_embeddings.{index}"
+            table = sample_positions(of_patches, tube, shape[1:3], vit.patch_size)
             if index == patch:
-                add(key, of_patches, "positions", how="the patches' rows of the position table")
+                add(key, table, "positions", how="the patches' rows of the position table")
             else:
-                table = sample_positions(of_patches, tube, shape[1:3], vit.patch_size)
                 add(key, table, "positions", how="the position table, read at the centres of the tubes")
     return tensors
 
@@ -431,11 +441,10 @@ def finish_report(report: ConversionReport, vit: SourceViT, model: TubeViTPreTra
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "frozen": sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad),
     }
-    patch = find_patch(config.resolved_tubes, vit.patch_size)
     # the source is a TubeViT of nothing but its patches, whose pooling costs nothing
     settings = config.to_dict()
     settings |= {
-        "tubes": [settings["tubes"][patch]],
+        "tubes": [{"kernel_size": [1, *vit.patch_size], "stride": [1, *vit.patch_size]}],
         "pooling_type": "mean",
         "joint_layer": 0,
         "joint_pooling": [1, 1],

@@ -28,21 +28,48 @@ def default_tubes(patch_size: tuple[int, int]) -> list[dict[str, Any]]:
     return [*tubes, {"kernel_size": [1, *patch_size], "stride": stride}]
 
 
+def interleaved_tubes(patch_size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Tubes of one, four and eight frames for the recipe for few videos. All are as high and wide as a patch, at twice
+    its stride, and each reads the patches that lie between those of the others: 588 tokens for 32x224x224 and patches
+    of 16 pixels. An image is seen through the first tube, which reads a quarter of its patches."""
+    height, width = patch_size
+    stride = [8, 2 * height, 2 * width]
+    return [
+        {"kernel_size": [1, height, width], "stride": stride},
+        {"kernel_size": [4, height, width], "stride": stride, "offset": [2, height, width]},
+        {"kernel_size": [8, height, width], "stride": stride, "offset": [0, height, 0]},
+    ]
+
+
 def find_patch(tubes: tuple[Tube, ...], patch_size: tuple[int, int]) -> int:
-    """Index of the tube that is the source's patch embedding.
+    """Index of the tube that is the source's patch embedding, the densest if there are several. It begins at the first
+    patch of the first frame, so that it fits an image.
 
     Raises:
         ConversionError: there is none.
     """
-    for index, tube in enumerate(tubes):
-        is_plain = prod(tube.space_to_depth) == 1 and tube.offset == (0, 0, 0)
-        if is_plain and tube.kernel_size == (1, *patch_size) and tube.stride[1:] == patch_size:
-            return index
+    steps = {
+        index: patch_steps(tube, patch_size)
+        for index, tube in enumerate(tubes)
+        if prod(tube.space_to_depth) == 1
+        and tube.offset == (0, 0, 0)
+        and tube.kernel_size == (1, *patch_size)
+        and not any(step % length for step, length in zip(tube.stride[1:], patch_size))
+    }
+    if steps:
+        return min(steps, key=lambda index: prod(steps[index]))
     height, width = patch_size
     raise ConversionError(
         f"None of the `tubes` is the source's patch embedding: kernel [1, {height}, {width}] at a stride of "
-        f"[any, {height}, {width}], without offset or space-to-depth."
+        f"[any, {height}, {width}] or multiples of {height} and {width}, without offset or space-to-depth."
     )
+
+
+def patch_steps(tube: Tube, patch_size: tuple[int, int]) -> tuple[int, int]:
+    """How many patches of the source lie from one token of its patch tube to the next, along height and width: `(1,
+    1)` for a tube that reads all patches."""
+    rows, columns = (step // length for step, length in zip(tube.stride[1:], patch_size))
+    return rows, columns
 
 
 def inflate_kernel(patch_kernel: torch.Tensor, kernel_size: Size) -> torch.Tensor:

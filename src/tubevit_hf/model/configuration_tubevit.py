@@ -201,9 +201,9 @@ class TubeViTConfig(PreTrainedConfig):
     tubes: list[dict[str, Any]] | None = None
     tube_kernels: Literal["separate", "interpolated"] = "separate"
     base_kernel_size: list[int] | tuple[int, ...] = (8, 8, 8)
-    position_embedding_type: Literal[
-        "tube_center", "tube_index", "learned", "pretrained", "spatial", "none"
-    ] = "tube_center"
+    position_embedding_type: Literal["tube_center", "tube_index", "learned", "pretrained", "spatial", "none"] = (
+        "tube_center"
+    )
     position_embedding_scale: float | int = 1.0
     position_embedding_resize: Literal["bicubic", "bicubic_antialias", "bicubic_corners", "bilinear_corners"] = (
         "bicubic"
@@ -354,7 +354,7 @@ class TubeViTConfig(PreTrainedConfig):
         """Length of the pooled vector."""
         if self.pooling_type != "grid":
             return self.hidden_size
-        return len(self.layers_read) * len(self.pooling_tubes) * sum(self.pooling_parts.values())
+        return len(self.layers_read) * sum(self.pooling_parts.values())
 
     @property
     def pooling_tubes(self) -> list[int]:
@@ -364,7 +364,7 @@ class TubeViTConfig(PreTrainedConfig):
 
     @property
     def pooling_parts(self) -> dict[str, int]:
-        """Length of each statistic of the pooling `"grid"` per layer and tube, in order, see `TubeViTGridPooler`."""
+        """Length of each statistic of the pooling `"grid"` per layer, in order, see `TubeViTGridPooler`."""
         steps, rows, columns = self.pooling_grid
         regions = rows * columns * self.hidden_size
         return {
@@ -403,7 +403,7 @@ class TubeViTConfig(PreTrainedConfig):
         if tables_change or (self.position_embedding_type == "tube_index" and list(tubes) != finer):
             raise ValueError(
                 f"`position_embedding_type` {self.position_embedding_type!r} ties positions to the strides that the "
-                "model was trained with; 'tube_center' does not, nor do 'pretrained' and 'spatial' if only time gets finer."
+                "model was trained with; 'tube_center' does not, nor do 'pretrained' and 'spatial' in time alone."
             )
         self.tubes = [{**given, "stride": list(tube.stride)} for given, tube in zip(self.tubes or [], finer)]
 
@@ -429,8 +429,8 @@ class TubeViTConfig(PreTrainedConfig):
         check_heads(self)
 
     def position_table_shape(self, tube: Tube) -> tuple[int, ...] | None:
-        """Shape of a tube's learned position table: `(1, t, h, w, hidden_size)` or, for `"pretrained"` and `"spatial"`,
-        `(1, h, w, hidden_size)`. `None` for a tube without a table."""
+        """Shape of a tube's learned position table: `(1, t, h, w, hidden_size)` or, without a time axis, `(1, h, w,
+        hidden_size)`. `None` for a tube without a table."""
         native_size = self._native_table_size(tube)
         if native_size is None:
             return None

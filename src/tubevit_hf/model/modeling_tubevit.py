@@ -134,7 +134,8 @@ class TubeViTPositionEmbeddings(StoringModule):
         if index in self.with_table:
             table = getattr(self, str(index))
             positions = resize_positions(table, grid, self.config.position_embedding_resize, self.store).to(like.dtype)
-            return positions + self.times(index, grid, like) if self.config.position_embedding_type == "spatial" else positions
+            spatial = self.config.position_embedding_type == "spatial"
+            return positions + self.times(index, grid, like) if spatial else positions
 
         def compute() -> torch.Tensor:
             # bfloat16 rounds positions above 256 pixels to even numbers

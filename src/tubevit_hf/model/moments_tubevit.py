@@ -132,7 +132,10 @@ def tube_tokens(states: torch.Tensor, layout: TokenLayout, index: int) -> torch.
     `(t, h, w)` being its grid in the clip."""
     before = [grid for grid, inside in zip(layout.grids[:index], layout.in_moments) if inside]
     start, (t, h, w) = layout.num_prefix_tokens + sum(map(prod, before)), layout.grids[index]
-    tokens = split_moments(states, layout)[:, :, start : start + t * h * w]
+    # a copy even where a view would do: a traced graph would then fit those sizes only
+    tokens = split_moments(states, layout)[:, :, start : start + t * h * w].clone(
+        memory_format=torch.contiguous_format
+    )
     return tokens.unflatten(2, (t, h * w)).flatten(1, 2)
 
 

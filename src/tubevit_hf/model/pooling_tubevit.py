@@ -10,6 +10,9 @@ All poolers have one signature, so that the model calls them without knowing whi
     layer_states    normed tokens after some layers; `config.layers_read` lists the keys
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from transformers.processing_utils import Unpack
@@ -18,6 +21,7 @@ from transformers.utils import TransformersKwargs
 from .attention_tubevit import TubeViTMultiHeadAttention, make_mask
 from .configuration_tubevit import TubeViTConfig
 from .moments_tubevit import TokenLayout, split_moments, tube_tokens
+from .tubes_tubevit import Tube
 
 
 class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
@@ -82,13 +86,18 @@ class TubeViTClsPooler(TubeViTMeanPooler):
 
 # smallest change of a channel that the grid pooling counts
 LEAST_CHANGE = 1e-6
+# beyond any place in a clip, in half frames or half pixels
+MAX_PLACE = 2**31
 
 
 class TubeViTGridPooler(nn.Module):
     """Describes each region of a clip by statistics: `(batch, tokens, hidden_size) -> (batch, features)`. No weights.
 
-    `pooling_grid` divides the clip into steps in time and regions in space. The features are, for each layer in
-    `layer_states` and each tube of `config.pooling_tubes`, the parts of `config.pooling_parts`:
+    `pooling_grid` divides the clip into steps in time and regions in space. A step or region has the tokens of all
+    tubes of `config.pooling_tubes` that lie in it. Along an axis a token stands for a stretch as long as its tube's
+    stride, around its centre; the stretches of all tubes together are what is divided. In time, a tube's first and
+    last token stand for what lies before and after it too. The features are, for each layer in `layer_states`, the
+    parts of `config.pooling_parts`:
 
         means        mean of each region over time
         changes      mean absolute change of a region's patches from one step to the next
@@ -96,8 +105,9 @@ class TubeViTGridPooler(nn.Module):
         differences  each region at each step, minus its mean over time
         peaks        largest absolute change of any patch, from each step to the next
 
-    A scene without motion shows in the means alone, so that a head can read motion apart from it. All parts are per
-    channel. Of changes, shares and peaks, the square root is returned.
+    A patch is one place in one tube's grid. A tube with one token in time adds nothing to changes. A scene without
+    motion shows in the means alone, so that a head can read motion apart from it. All parts are per channel. Of
+    changes, shares and peaks, the square root is returned.
     """
 
     def __init__(self, config: TubeViTConfig):
@@ -113,47 +123,57 @@ class TubeViTGridPooler(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         joined = layout.pool(self.config.joint_pooling)
+        indices = [index for index in self.config.pooling_tubes if all(layout.grids[index])]
+        tubes = [self.config.resolved_tubes[index] for index in indices]
         features: list[torch.Tensor] = []
         for number, states in layer_states.items():
-            layer_layout = joined if number > self.config.joint_layer else layout
-            for index in self.config.pooling_tubes:
-                valid = None
-                if not all(layout.grids[index]):
-                    # as a tube whose tokens are all masked
-                    patches, size = states.new_zeros(states.shape[0], 1, 1, states.shape[2]), (1, 1)
-                    valid = torch.zeros(states.shape[0], 1, dtype=torch.bool, device=states.device)
-                else:
-                    patches, size = tube_tokens(states, layer_layout, index), layer_layout.grids[index][1:]
-                    if token_mask is not None:
-                        # the tokens of a step are valid together
-                        valid = tube_tokens(token_mask, joined, index)[..., 0]
-                features.append(self.describe(patches, size, valid))
+            layer_layout, scale = layout, (1, 1, 1)
+            if number > self.config.joint_layer:
+                layer_layout = joined
+                scale = (1, *(self.config.joint_pooling if layout.num_moments > 1 else (1, 1)))
+            patches = [tube_tokens(states, layer_layout, index) for index in indices]
+            # the tokens of a step are valid together, and valid steps come first
+            lengths = [
+                torch.full((1,), of_tube.shape[1], device=states.device)
+                if token_mask is None
+                else tube_tokens(token_mask, joined, index)[..., 0].sum(dim=1)
+                for index, of_tube in zip(indices, patches)
+            ]
+            sizes = [layer_layout.grids[index][1:] for index in indices]
+            features.append(self.describe(patches, tubes, lengths, sizes, scale))
         return torch.cat(features, dim=1)
 
-    def describe(self, patches: torch.Tensor, size: tuple[int, int], valid: torch.Tensor | None) -> torch.Tensor:
-        """Computes the features of one tube after one layer: `(batch, t, h * w, hidden_size) -> (batch, features)`.
+    def describe(
+        self,
+        patches: Sequence[torch.Tensor],
+        tubes: Sequence[Tube],
+        lengths: Sequence[torch.Tensor],
+        sizes: Sequence[tuple[int, int]],
+        scale: Sequence[int],
+    ) -> torch.Tensor:
+        """Computes the features after one layer: `(batch, features)`.
 
         Args:
-            size: `(h, w)` of the tube's grid.
-            valid: `(batch, t)`, bool; None if all steps are valid.
+            patches: tokens of each tube, `(batch, t, h * w, hidden_size)`.
+            tubes: their geometry.
+            lengths: number of each tube's valid steps, `(batch,)` or `(1,)`.
+            sizes: `(h, w)` of each tube's grid.
+            scale: `(1, h, w)`, tokens that `joint_pooling` has made one.
         """
-        (steps, rows, columns), (height, width) = self.config.pooling_grid, size
-        if valid is None:
-            valid = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-        # valid steps come first
-        in_time = region_weights(valid.sum(dim=1), patches.shape[1], steps, patches.dtype)
-        of_rows, of_columns = (
-            region_weights(torch.full((1,), length, device=patches.device), length, parts, patches.dtype)[0]
-            for length, parts in ((height, rows), (width, columns))
-        )
-        # (regions, patches)
-        in_space = (of_rows[:, None, :, None] * of_columns[None, :, None, :]).flatten(2).flatten(0, 1)
-        by_step = (in_time @ patches.flatten(2)).unflatten(2, patches.shape[2:])  # (batch, t, patches, hidden_size)
-        regions = average_regions(in_space, by_step)
+        steps, rows, columns = self.config.pooling_grid
+        in_time = time_weights(tubes, [of_tube.shape[1] for of_tube in patches], lengths, steps, patches[0].dtype)
+        averages = [
+            (weights.expand(len(of_tube), -1, -1) @ of_tube.flatten(2)).unflatten(2, of_tube.shape[2:])
+            for weights, of_tube in zip(in_time, patches)
+        ]
+        by_step = torch.cat(averages, dim=2)  # (batch, t, patches, hidden_size)
+        in_space = space_weights(tubes, sizes, lengths, scale, (rows, columns), patches[0].dtype)
+        regions = average_regions(combine(in_space, [length > 0 for length in lengths]), by_step)
         mean = regions.mean(dim=1, keepdim=True)
         changes = by_step.diff(dim=1).abs()
         # a single step has no changes
-        changed = average_regions(in_space, changes).sum(dim=1) / max(1, steps - 1)
+        changed = average_regions(combine(in_space, [length > 1 for length in lengths]), changes)
+        changed = changed.sum(dim=1) / max(1, steps - 1)
         shares = changed / changed.mean(dim=1, keepdim=True).clamp_min(LEAST_CHANGE)
         peaks = changes.amax(dim=2)
         parts = [mean, smooth_sqrt(changed), smooth_sqrt(shares), regions - mean, smooth_sqrt(peaks)]
@@ -161,11 +181,11 @@ class TubeViTGridPooler(nn.Module):
 
 
 def average_regions(weights: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """Averages patches over regions: weights `(regions, patches)`, states `(batch, t, patches, hidden_size) -> (batch,
-    t, regions, hidden_size)`."""
+    """Averages patches over regions: weights `(batch or 1, regions, patches)`, states `(batch, t, patches,
+    hidden_size) -> (batch, t, regions, hidden_size)`."""
     batch_size, steps = states.shape[:2]
-    averages = torch.bmm(weights.expand(batch_size * steps, -1, -1), states.flatten(0, 1))
-    return averages.unflatten(0, (batch_size, steps))
+    weights = weights.expand(batch_size, -1, -1).repeat_interleave(steps, dim=0)
+    return torch.bmm(weights, states.flatten(0, 1)).unflatten(0, (batch_size, steps))
 
 
 def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
@@ -173,17 +193,116 @@ def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
     return values.clamp_min(LEAST_CHANGE).sqrt()
 
 
-def region_weights(lengths: torch.Tensor, max_length: int, num_regions: int, dtype: torch.dtype) -> torch.Tensor:
-    """Returns weights that average items over evenly spaced regions, as adaptive average pooling does: `(batch,) ->
-    (batch, num_regions, max_length)`. A row has `max_length` items, of which the first `lengths` count."""
-    index = torch.arange(num_regions, device=lengths.device)
+class Stretches(NamedTuple):
+    """Where the stretches of a tube's tokens along an axis begin and end, in half frames or half pixels, which are
+    whole numbers: `(length,)` each."""
+
+    begins: torch.Tensor
+    ends: torch.Tensor
+
+    @classmethod
+    def of(cls, tube: Tube, axis: int, length: int, scale: int, device: torch.device) -> "Stretches":
+        first = 2 * tube.offset[axis] + tube.extent[axis] - tube.stride[axis]
+        step = 2 * tube.stride[axis] * scale
+        begins = first + step * torch.arange(length, device=device)
+        return cls(begins, begins + step)
+
+
+def find_bounds(
+    begins: Sequence[torch.Tensor], ends: Sequence[torch.Tensor], lengths: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns where all tubes together begin and end, `(batch or 1,)` each. A tube without valid tokens has no place
+    in the clip."""
+    low = [begin.where(length > 0, MAX_PLACE) for begin, length in zip(begins, lengths)]
+    high = [end.where(length > 0, -MAX_PLACE) for end, length in zip(ends, lengths)]
+    return torch.stack(low).amin(dim=0), torch.stack(high).amax(dim=0)
+
+
+def overlaps(
+    begins: torch.Tensor, ends: torch.Tensor, low: torch.Tensor, high: torch.Tensor, num_regions: int
+) -> torch.Tensor:
+    """Marks which stretches `(batch or 1, tokens)` lie in which of the regions that divide `low` to `high` evenly:
+    `(batch or 1, num_regions, tokens)`, bool."""
+    index = torch.arange(num_regions, device=begins.device)[:, None]
     # bounds are multiplied by the number of regions, to stay whole without a division, see `split_moments`
-    starts = (index * lengths[:, None])[..., None]
-    ends = ((index + 1) * lengths[:, None])[..., None]
-    items = num_regions * torch.arange(max_length, device=lengths.device)
-    inside = ((items + num_regions > starts) & (items < ends)).to(dtype)
-    # where nothing counts the weights are 0
+    low, span = low[:, None, None], (high - low)[:, None, None]
+    after_begin = num_regions * (ends[:, None] - low) > index * span
+    return after_begin & (num_regions * (begins[:, None] - low) < (index + 1) * span)
+
+
+def normalize(inside: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Makes weights of marks, whose sum is 1, or 0 where nothing is marked."""
+    inside = inside.to(dtype)
     return inside / inside.sum(dim=-1, keepdim=True).clamp_min(1)
+
+
+def time_weights(
+    tubes: Sequence[Tube], steps: Sequence[int], lengths: Sequence[torch.Tensor], num_regions: int, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """Returns weights that average each tube's tokens over evenly spaced steps: `(batch or 1, num_regions, t)` each.
+
+    Args:
+        steps: `t` of each tube.
+        lengths: how many of these are valid, `(batch,)` or `(1,)`.
+    """
+    device = lengths[0].device
+    found = [Stretches.of(tube, 0, number, 1, device) for tube, number in zip(tubes, steps)]
+    low, high = find_bounds(
+        [begins[0] for begins, _ in found],
+        [begins[0] + length * (ends[0] - begins[0]) for (begins, ends), length in zip(found, lengths)],
+        lengths,
+    )
+    weights: list[torch.Tensor] = []
+    for (begins, ends), length in zip(found, lengths):
+        index = torch.arange(len(begins), device=device)
+        # the first and the last token reach to the ends of the clip
+        begins = torch.where(index == 0, low[:, None], begins)
+        ends = torch.where(index == length[:, None] - 1, high[:, None], ends)
+        inside = overlaps(begins, ends, low, high, num_regions) & (index < length[:, None])[:, None]
+        weights.append(normalize(inside, dtype))
+    return weights
+
+
+def space_weights(
+    tubes: Sequence[Tube],
+    sizes: Sequence[tuple[int, int]],
+    lengths: Sequence[torch.Tensor],
+    scale: Sequence[int],
+    regions: tuple[int, int],
+    dtype: torch.dtype,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each tube, weights that average its patches over regions, `(batch or 1, regions, patches)`, and how many
+    patches each region has of it, `(batch or 1, regions)`."""
+    device = lengths[0].device
+    marks: list[list[torch.Tensor]] = []
+    for axis, num_regions in enumerate(regions, start=1):
+        found = [Stretches.of(tube, axis, size[axis - 1], scale[axis], device) for tube, size in zip(tubes, sizes)]
+        bounds = find_bounds([begins[0] for begins, _ in found], [ends[-1] for _, ends in found], lengths)
+        marks.append([overlaps(begins[None], ends[None], *bounds, num_regions) for begins, ends in found])
+    weights: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for in_rows, in_columns in zip(*marks):
+        of_rows, of_columns = normalize(in_rows, dtype), normalize(in_columns, dtype)
+        of_tube = (of_rows[:, :, None, :, None] * of_columns[:, None, :, None, :]).flatten(3).flatten(1, 2)
+        counts = (in_rows.sum(dim=-1)[:, :, None] * in_columns.sum(dim=-1)[:, None]).flatten(1)
+        weights.append((of_tube, counts))
+    return weights
+
+
+def combine(weights: Sequence[tuple[torch.Tensor, torch.Tensor]], counted: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns weights that average the patches of all tubes over regions, each patch alike: `(batch or 1, regions,
+    patches)`.
+
+    Args:
+        weights: as `space_weights` returns them.
+        counted: whether each tube counts, `(batch,)` or `(1,)`.
+    """
+    numbers = [number * counts[:, None] for (_, number), counts in zip(weights, counted)]
+    total = torch.stack(numbers).sum(dim=0).clamp_min(1)
+    shares: list[torch.Tensor] = []
+    for (of_tube, _), number in zip(weights, numbers):
+        share = number.to(torch.promote_types(of_tube.dtype, torch.float32)) / total
+        shares.append(of_tube * share[..., None].to(of_tube.dtype))
+    return torch.cat(shares, dim=2)
 
 
 POOLERS: dict[str, type[nn.Module]] = {

@@ -5,23 +5,31 @@ Each of eight frames goes through the first three quarters of the ViT by itself,
 that is read by regions of space and time: what stands still, what changes, how, and how much at most anywhere. A
 linear classifier on it is fitted in closed form to many random clips of each video; which layers and which of these
 parts it reads, and how strongly it is held back, is chosen by cross-validation on the training videos.
+
+The layout "sparse" gives the ViT sparse tubes of a longer clip in place of frames, all tokens together, and reads the
+tokens of each tube in the same way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from datasets import Dataset
 
 from ..data import TrainingClip, get_names, is_multi_label
+from ..evaluation.complexity import count_flops
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTPreTrainedModel
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from . import ridge
 from .frozen import FrozenClips
 
+
+# which tokens of a video the frozen layers see: frames one by one, or the tokens of all tubes together
+Layout = Literal["frames", "sparse"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 # clips that cross-validation looks at, and those that the classifier is fitted to: the time for n of them grows as n^3
 VALIDATION_CLIPS = 1_000
@@ -46,15 +54,17 @@ class FewVideosRecipe:
     """Settings of the recipe.
 
     Args:
-        num_frames: of a clip, spread over all of a video.
+        num_frames: of a clip, spread over all of a video; by default the model's.
         depths: shares of the encoder's layers, behind which tokens may be read.
-        pooling_grid: regions of time, height and width.
+        pooling_grid: regions of time, height and width; of time no more than the steps of the finest sparse tube.
         copies: random clips of each video, at most.
         crop_scale, time_scale, color_jitter, horizontal_flip: of these, see [`TrainingClip`].
         eval_clips, eval_crops, eval_mirror: views that are averaged, see [`EvaluationViews`].
+        layout: `"frames"`, the tube that sees a single frame, each frame by itself; or `"sparse"`, all of the model's
+            tubes together.
     """
 
-    num_frames: int = 8
+    num_frames: int | None = 8
     depths: tuple[float, ...] = (1 / 2, 2 / 3, 3 / 4)
     pooling_grid: tuple[int, int, int] = (8, 3, 3)
     copies: int = 30
@@ -65,6 +75,7 @@ class FewVideosRecipe:
     eval_clips: int = 2
     eval_crops: int = 3
     eval_mirror: bool = True
+    layout: Layout = "frames"
 
     def count_copies(self, num_videos: int) -> int:
         """As many random clips of each video as the closed form takes of so many."""
@@ -84,50 +95,49 @@ class FewVideosRecipe:
         }
 
     def make_config(self, config: TubeViTConfig) -> TubeViTConfig:
-        """Configuration of the model that is fitted, of a TubeViT's: its tube of one frame, and its first layers.
+        """Configuration of the model that is fitted, of a TubeViT's: its first layers and the tubes of the layout.
 
         Raises:
-            ValueError: the TubeViT has no such tube.
+            ValueError: the TubeViT has no such tubes.
         """
+        check_layout(config, self.layout)
         settings = config.to_dict()
         if config.pooling_type == "grid":
             # of this recipe already
             return TubeViTConfig(**settings)
-        patches = [tube for tube in config.resolved_tubes if tube.sees_one_frame]
-        if not patches:
-            raise ValueError(
-                "None of the model's tubes sees a single frame, as an image ViT's patches do; this recipe reads such. "
-                "Start from an image ViT, by `tubevit convert`."
-            )
-        patch = patches[0]
-        tube = replace(patch, stride=(1, *patch.stride[1:]), offset=(0, *patch.offset[1:]))
+        num_frames = config.num_frames if self.num_frames is None else self.num_frames
+        steps, rows, columns = self.pooling_grid
+        if self.layout == "frames":
+            patch = next(tube for tube in config.resolved_tubes if tube.sees_one_frame)
+            tube = replace(patch, stride=(1, *patch.stride[1:]), offset=(0, *patch.offset[1:]))
+            settings |= {"tubes": [tube.to_dict()], "gate_layer": None}
+        else:
+            # more regions of time than steps would repeat them
+            steps = min(steps, max(1, *(grid[0] for grid in config.token_grids(num_frames))))
         numbers = sorted({max(1, round(depth * config.num_hidden_layers)) for depth in self.depths})
         settings |= {
-            "tubes": [tube.to_dict()],
-            "num_frames": self.num_frames,
-            "num_hidden_layers": numbers[-1],
-            "joint_layer": numbers[-1],
+            "num_frames": num_frames,
+            "joint_layer": numbers[-1] if self.layout == "frames" else 0,
             "joint_pooling": [1, 1],
-            "freeze_before": numbers[-1],
-            "gate_layer": None,
             "pooling_type": "grid",
-            "pooling_grid": list(self.pooling_grid),
-            "pooling_layers": numbers,
+            "pooling_grid": [steps, rows, columns],
         }
-        return TubeViTConfig(**settings)
+        return TubeViTConfig(**settings | read_layers(settings, numbers))
 
     def start(self, source: TubeViTPreTrainedModel) -> TubeViTForVideoClassification:
         """A model with the weights of a TubeViT as far as it reads them, whose head is to be fitted.
 
         Raises:
-            ValueError: the TubeViT has no tube that sees one frame, or learned positions for other clips.
+            ValueError: the TubeViT has no tubes of the layout, or learned positions for other clips.
         """
         old = source.base_model
         config = self.make_config(old.config)
         model = TubeViTForVideoClassification(config)
-        # of several tubes one is left
-        patch = next(index for index, tube in enumerate(old.config.resolved_tubes) if tube.sees_one_frame)
-        names = {f"embeddings.{part}.{patch}": f"embeddings.{part}.0" for part in ("tubes", "position_embeddings")}
+        names: dict[str, str] = {}
+        if self.layout == "frames":
+            # of several tubes one is left
+            patch = next(index for index, tube in enumerate(old.config.resolved_tubes) if tube.sees_one_frame)
+            names = {f"embeddings.{part}.{patch}": f"embeddings.{part}.0" for part in ("tubes", "position_embeddings")}
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in old.state_dict().items():
             begin = next((before for before in names if name == before or name.startswith(f"{before}.")), None)
@@ -137,7 +147,7 @@ class FewVideosRecipe:
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise ValueError(
                     f"the model's `position_embedding_type` {old.config.position_embedding_type!r} does not go with "
-                    f"clips of {self.num_frames} frames: {name} cannot be taken over."
+                    f"clips of {config.num_frames} frames: {name} cannot be taken over."
                 )
         model.tubevit.load_state_dict({name: tensors[name] for name in wanted})
         return model.eval()
@@ -145,13 +155,56 @@ class FewVideosRecipe:
     def training_clip(self, processor: TubeViTVideoProcessor) -> TrainingClip:
         return TrainingClip(
             processor,
-            self.num_frames,
+            processor.num_frames if self.num_frames is None else self.num_frames,
             random_crop=True,
             crop_scale=self.crop_scale,
             time_scale=self.time_scale,
             color_jitter=self.color_jitter,
             horizontal_flip=self.horizontal_flip,
         )
+
+
+def find_layouts(config: TubeViTConfig) -> tuple[Layout, ...]:
+    """The layouts in which the recipe can read a TubeViT."""
+    if config.pooling_type == "grid":
+        # of this recipe already
+        return ("frames",) if config.joint_layer > 0 else ("sparse",)
+    single = [tube.sees_one_frame for tube in config.resolved_tubes]
+    return (*(("frames",) if any(single) else ()), *(("sparse",) if not all(single) else ()))
+
+
+def check_layout(config: TubeViTConfig, layout: Layout) -> None:
+    """Raises a `ValueError` if the recipe cannot read a TubeViT in a layout."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    if layout in find_layouts(config):
+        return
+    if config.pooling_type == "grid":
+        raise ValueError(
+            f"The model was fitted in the layout {find_layouts(config)[0]}, and cannot be read in the layout "
+            f"{layout}. Start from the model that it was made of."
+        )
+    if layout == "frames":
+        raise ValueError(
+            "None of the model's tubes sees a single frame, as an image ViT's patches do; the layout frames reads "
+            "such. Start from an image ViT, by `tubevit convert`, or choose the layout sparse."
+        )
+    raise ValueError(
+        "All of the model's tubes see a single frame; the layout sparse reads tubes over several. Start from an image "
+        "ViT, which gets such tubes, or choose the layout frames."
+    )
+
+
+def read_layers(settings: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
+    """Settings of a frozen model that ends with the last of the layers that are read."""
+    last, gate_layer = numbers[-1], settings["gate_layer"]
+    return {
+        "num_hidden_layers": last,
+        "joint_layer": last if settings["joint_layer"] else 0,
+        "freeze_before": last,
+        "gate_layer": gate_layer if gate_layer is not None and gate_layer < last else None,
+        "pooling_layers": list(numbers),
+    }
 
 
 @dataclass(frozen=True)
@@ -165,6 +218,22 @@ class Choice:
         return f"layers {'+'.join(map(str, self.layers))}, {'+'.join(self.parts)}"
 
 
+@dataclass(frozen=True)
+class LayoutResult:
+    """What a layout is worth, by held-out training videos, and what it costs.
+
+    Args:
+        accuracy, loss: of the best choice, see [`ridge.Validation`].
+        tokens: of a clip.
+        flops: floating-point operations of a clip in the fitted model.
+    """
+
+    accuracy: float
+    loss: float
+    tokens: int
+    flops: int
+
+
 @dataclass
 class FewVideosReport:
     """How the choices did in cross-validation on the training videos.
@@ -173,18 +242,26 @@ class FewVideosReport:
         chosen: the best by log loss, of those that read what changes over time.
         validations: of all choices.
         notes: what a user should know.
+        layout: of the fitted model.
+        layouts: of all layouts that were compared, if there were several.
     """
 
     chosen: Choice
     validations: dict[Choice, ridge.Validation]
     notes: list[str] = field(default_factory=list)
+    layout: Layout = "frames"
+    layouts: dict[Layout, LayoutResult] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "chosen": str(self.chosen),
             "choices": {str(choice): vars(found) for choice, found in self.validations.items()},
             "notes": self.notes,
+            **self.describe_layouts(),
         }
+
+    def describe_layouts(self) -> dict[str, Any]:
+        return {"layout": self.layout, "layouts": {layout: vars(found) for layout, found in self.layouts.items()}}
 
 
 def fit_few_videos(
@@ -225,7 +302,7 @@ def fit_few_videos(
     videos = torch.arange(len(labels)).repeat_interleave(copies)
     standardization = ridge.standardize(read, importance[videos], weights)
     names = list(blocks)
-    products = dict(zip(names, ridge.products(read, len(videos), standardization, [[blocks[n]] for n in names])))
+    products = dict(zip(names, ridge.products(read, len(videos), standardization, [blocks[n] for n in names])))
     validations = {
         choice: ridge.cross_validate(sum_products(products, choice), videos, labels, numbers, importance, num_labels)
         for choice in choices
@@ -233,13 +310,19 @@ def fit_few_videos(
     # what stands still can be the place alone: those who are held out stood there too, and in another it says nothing
     moving = [choice for choice in choices if choice.parts != STILL] or choices
     chosen = min(moving, key=lambda choice: validations[choice].loss)
-    report = FewVideosReport(chosen, validations, notes_on(chosen, validations, num_labels))
+    [layout] = find_layouts(model.config)
+    report = FewVideosReport(chosen, validations, notes_on(chosen, validations, num_labels), layout)
 
     # and then all of them
     read = reader(frozen, frozen.copies)
     videos = torch.arange(len(labels)).repeat_interleave(frozen.copies)
     standardization = ridge.standardize(read, importance[videos], weights)
-    which = [blocks[name] for name in names if name[0] in chosen.layers and name[1] in chosen.parts]
+    which = [
+        block
+        for (layer, part), of_tubes in blocks.items()
+        if layer in chosen.layers and part in chosen.parts
+        for block in of_tubes
+    ]
     [product] = ridge.products(read, len(videos), standardization, [which])
     counts = importance[videos]
     weight, bias = ridge.fit(read, product, standardization, labels[videos], counts, num_labels, validations[chosen])
@@ -249,6 +332,27 @@ def fit_few_videos(
     bias = bias + weight[:, unread] @ standardization.mean[unread]
     weight[:, unread] = 0
     return put_together(model, chosen, get_names(frozen.rows), weight, bias), report
+
+
+def choose_layout(
+    fitted: Mapping[Layout, tuple[TubeViTForVideoClassification, FewVideosReport]],
+) -> tuple[TubeViTForVideoClassification, FewVideosReport]:
+    """Of models that were fitted to the same videos in several layouts, the one with the lowest log loss of held-out
+    training videos. Its report tells of all."""
+    results: dict[Layout, LayoutResult] = {}
+    for layout, (model, report) in fitted.items():
+        found = report.validations[report.chosen]
+        flops = sum(count_flops(model.config).values())
+        results[layout] = LayoutResult(found.accuracy, found.loss, model.config.num_tokens(), flops)
+    chosen = min(results, key=lambda layout: results[layout].loss)
+    notes = [
+        f"Layout {layout}: {result.accuracy:.1%} of the held-out training videos right, log loss {result.loss:.3f}; "
+        f"{result.tokens:,} tokens and {result.flops / 1e9:.3g} GFLOPs a clip."
+        for layout, result in results.items()
+    ]
+    model, report = fitted[chosen]
+    notes.append(f"The layout {chosen} is kept, whose log loss is the lowest.")
+    return model, replace(report, layouts=results, notes=[*report.notes, *notes])
 
 
 def check_videos(rows: Dataset, copies: int, groups: Sequence[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -285,22 +389,25 @@ def check_videos(rows: Dataset, copies: int, groups: Sequence[str] | None = None
     return labels, torch.tensor([known.index(group) for group in groups])
 
 
-def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], slice]:
-    """Where the parts of each layer's features lie."""
-    blocks: dict[tuple[int, str], slice] = {}
+def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], list[slice]]:
+    """Where the parts of each layer's features lie: a block for each tube that is read."""
+    blocks: dict[tuple[int, str], list[slice]] = {}
     start = 0
     for layer in config.layers_read:
-        for part, length in config.pooling_parts.items():
-            blocks[layer, part] = slice(start, start + length)
-            start += length
+        for _ in config.pooling_tubes:
+            for part, length in config.pooling_parts.items():
+                blocks.setdefault((layer, part), []).append(slice(start, start + length))
+                start += length
     return blocks
 
 
 def feature_weights(config: TubeViTConfig) -> torch.Tensor:
-    """How much each feature weighs: parts as `WEIGHTS` says, whatever their length."""
+    """How much each feature weighs: parts as `WEIGHTS` says, whatever their length and the number of tubes."""
     weights = torch.zeros(config.pooled_size)
-    for (_, part), block in feature_blocks(config).items():
-        weights[block] = WEIGHTS[part] / max(1, block.stop - block.start)
+    for (_, part), of_tubes in feature_blocks(config).items():
+        length = sum(block.stop - block.start for block in of_tubes)
+        for block in of_tubes:
+            weights[block] = WEIGHTS[part] / max(1, length)
     return weights
 
 
@@ -346,10 +453,12 @@ def notes_on(chosen: Choice, validations: dict[Choice, ridge.Validation], num_la
 
 
 def read_features(config: TubeViTConfig, chosen: Choice) -> torch.Tensor:
-    """Which of the features are read by a choice of layers, all parts of each."""
-    blocks = feature_blocks(config)
-    features = torch.arange(config.pooled_size)
-    return torch.cat([features[block] for (layer, _), block in blocks.items() if layer in chosen.layers])
+    """Which of the features are read by a choice of layers, all tubes and parts of each, in order."""
+    read = torch.zeros(config.pooled_size, dtype=torch.bool)
+    for (layer, _), of_tubes in feature_blocks(config).items():
+        for block in of_tubes:
+            read[block] = layer in chosen.layers
+    return read.nonzero()[:, 0]
 
 
 def put_together(
@@ -360,15 +469,11 @@ def put_together(
     bias: torch.Tensor,
 ) -> TubeViTForVideoClassification:
     """The model with the chosen layers only, and its classifier."""
-    last = chosen.layers[-1]
-    settings = model.config.to_dict() | {
+    settings = model.config.to_dict()
+    settings |= read_layers(settings, chosen.layers) | {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": "single_label_classification",
-        "num_hidden_layers": last,
-        "joint_layer": last,
-        "freeze_before": last,
-        "pooling_layers": list(chosen.layers),
     }
     smaller = TubeViTForVideoClassification(TubeViTConfig(**settings)).to(device=model.device, dtype=model.dtype)
     state = model.tubevit.state_dict()
@@ -379,4 +484,11 @@ def put_together(
 
 FEW_VIDEOS = FewVideosRecipe()
 
-__all__ = ["FEW_VIDEOS", "Choice", "FewVideosRecipe", "FewVideosReport", "check_videos", "fit_few_videos"]
+__all__ = [
+    "FEW_VIDEOS",
+    "Choice",
+    "FewVideosRecipe",
+    "FewVideosReport",
+    "check_videos",
+    "fit_few_videos",
+]

@@ -16,6 +16,7 @@ CLIPS = 24
 
 class Forecast:
     """Told after each step how many are done, of how many; prints a line once it can tell how long the rest takes.
+    Where the count begins anew, so does the forecast.
 
     Args:
         what: the steps are called.
@@ -28,7 +29,7 @@ class Forecast:
         self.began: float | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        if self.began is None:
+        if self.began is None or done <= self.first:
             self.began, self.first = time.perf_counter(), done
         elif done - self.first == self.after and done < total:
             seconds = (time.perf_counter() - self.began) / self.after * (total - done)

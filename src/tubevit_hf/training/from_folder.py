@@ -9,6 +9,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,8 +27,11 @@ from transformers import (
 from transformers import set_seed as set_all_seeds
 from transformers.integrations import get_reporting_integration_callbacks
 
-from ..conversion import convert_vit, save_converted
+from ..conversion import save_converted
+from ..conversion.convert import convert
 from ..conversion.report import REPORT_NAME
+from ..conversion.sources import read_source
+from ..conversion.tubes import interleaved_tubes
 from ..data import drop_unreadable, get_names, is_multi_label, read_leave_out
 from ..data.dividing import SPLITS_NAME, Division, divide, read_division, write_division
 from ..data.labelled import leave_out, load_labelled, texts_of
@@ -35,7 +39,7 @@ from ..folders import check_folder, read_json
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.number_types_tubevit import has_bfloat16_units
 from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments
-from .few_videos import FEW_VIDEOS, MAX_CLIPS, MAX_VIDEOS, FewVideosReport
+from .few_videos import FEW_VIDEOS, LAYOUTS, MAX_CLIPS, MAX_VIDEOS, FewVideosReport, Layout, check_layout, find_layouts
 from .forecast import CLIPS, Forecast, ForecastCallback
 from .frozen import SETTINGS_NAME
 from .held_out import (
@@ -49,10 +53,10 @@ from .held_out import (
 from .record import RESULTS_NAME, write_record
 from .runs import (
     ARGUMENTS_NAME,
-    FROZEN_NAME,
     choose_checkpoint,
     evaluate_and_save,
-    fit_small,
+    fit_layouts,
+    frozen_folder,
     list_changes,
     load_config,
     make_trainer,
@@ -68,6 +72,7 @@ from .trials import Budget, run_trials, show_trials
 
 SMALL, GRADIENTS = "small", "gradients"
 CONVERTED_NAME = "converted"
+AUTO = "auto"
 # random clips of a video whose frozen layers are run once, if as many are not too many
 COPIES = 10
 
@@ -84,6 +89,8 @@ class FolderRun:
         leave_out: a file of videos that are not to be used.
         group_pattern, by_group, share: see [`divide`].
         recipe: `small`, `gradients`, a key of [`RECIPES`], or `None` for what suits the videos.
+        layout: of the recipe `small`, which it implies: `frames`, `sparse`, `auto` for the better of both by held-out
+            training videos, or `None` for `frames` where the source has a tube that sees a single frame.
         patience: evaluations that gain nothing, before training by gradients ends.
         budget: of trials of settings, on training videos alone, before the training; by default there are none.
         given: arguments of [`ClipArguments`], [`ChangeArguments`] and `TrainingArguments`, by name, as a user gave
@@ -99,6 +106,7 @@ class FolderRun:
     by_group: bool = True
     share: float = 0.2
     recipe: str | None = None
+    layout: str | None = None
     patience: int = 5
     budget: Budget | None = None
     given: dict[str, Any] = field(default_factory=dict)
@@ -160,11 +168,12 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     """
     closed_form = None if run.recipe is None else run.recipe == SMALL
     of_gradients = [name for name in run.given if name in OF_GRADIENTS or (is_trainers(name) and not is_general(name))]
-    if run.recipe == SMALL and of_gradients:
-        raise ValueError(
-            f"the recipe small is a closed form without --{of_gradients[0]}: leave that out, or give --recipe "
-            f"{GRADIENTS}."
-        )
+    if run.layout is not None:
+        check_asked_layout(run)
+        closed_form = True
+    if closed_form and of_gradients:
+        other = f"give --recipe {GRADIENTS}" if run.layout is None else "leave out --layout, which is of that recipe"
+        raise ValueError(f"the recipe small is a closed form without --{of_gradients[0]}: leave that out, or {other}.")
     rows = load_labelled(run.data, run.labels)
     if run.leave_out is not None:
         rows = leave_out(rows, read_leave_out(run.leave_out, Path(run.data)))
@@ -173,7 +182,9 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     base_args = TrainingArguments(**base_settings(run))
     check_reporting(base_args)
     with base_args.main_process_first():
-        source = prepare_source(run.source, run.out, base_args)
+        sources = prepare_sources(run, base_args)
+    [source, *others] = sources.values()
+    layout = AUTO if others else next(iter(sources))
     rows = drop_unreadable(rows, run.data)
     division = settle_division(run, rows, base_args)
     splits = division.select(rows)
@@ -186,10 +197,12 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
         if base_args.should_log:
             print("In closed form, behind frozen layers." if reason is None else f"By gradients: {reason}.")
     settings = base_settings(run)
-    settings |= recipe_settings(SMALL, run.given) if closed_form else gradient_settings(run, config, splits["train"])
+    settings |= (
+        recipe_settings(SMALL, run.given, layout) if closed_form else gradient_settings(run, config, splits["train"])
+    )
     found: dict[str, Any] | None = None
     if run.budget is not None:
-        found = try_settings(run, source, splits["train"], division.groups_of("train"), settings, closed_form)
+        found = try_settings(run, sources, splits["train"], division.groups_of("train"), settings, closed_form)
         settings |= follow(found["chosen"])
     clips, changes, training_args = make_parser().parse_dict({**settings, **run.given})
     set_all_seeds(training_args.seed)
@@ -197,6 +210,8 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     recipe = SMALL if closed_form else run.recipe or GRADIENTS
     used = {
         "recipe": recipe,
+        # as versions noted it that had frames only
+        "layout": layout if closed_form and layout != "frames" else None,
         "source": run.source,
         "patience": run.patience,
         **describe_budget(run.budget),
@@ -221,7 +236,7 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
         note_arguments(training_args, used)
         groups = division.groups_of("train")
         watch = Forecast("clips", CLIPS)
-        trainer, report = fit_small(source, splits, clips, training_args, groups, watch, changes)
+        trainer, report = fit_layouts(sources, splits, clips, training_args, groups, watch, changes)
         save_whole(trainer)
     else:
         trainer = train_by_gradients(run, source, splits, clips, changes, training_args, used)
@@ -237,13 +252,15 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
 
 def remove_frozen(out: Path, args: TrainingArguments) -> None:
     """What frozen layers gave is for a run that is not finished yet, and takes the most room of all that it leaves."""
-    if args.should_save and (out / FROZEN_NAME / SETTINGS_NAME).exists():
-        shutil.rmtree(out / FROZEN_NAME, ignore_errors=True)
+    for layout in LAYOUTS:
+        folder = frozen_folder(out, layout)
+        if args.should_save and (folder / SETTINGS_NAME).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def try_settings(
     run: FolderRun,
-    source: str,
+    sources: Mapping[Layout, str],
     rows: Dataset,
     groups: list[str] | None,
     settings: Mapping[str, Any],
@@ -252,6 +269,7 @@ def try_settings(
     """Trials of what the recipe leaves open and the user has not given, before the training.
 
     Args:
+        sources: of the one layout.
         rows, groups: the training videos, which are all that trials see.
         settings: the recipe's.
         closed_form: whether it is that for few videos.
@@ -275,7 +293,8 @@ def try_settings(
             f"trials run in one process, and there are {args.world_size}. Run them in one, then train in several "
             "with the arguments that they chose."
         )
-    videos = TrainingVideos(rows, groups, source, run.out, parse)
+    [(layout, source)] = sources.items()
+    videos = TrainingVideos(rows, groups, source, run.out, parse, layout)
     if closed_form:
         space = small_space(settings, run.given)
     else:
@@ -287,6 +306,8 @@ def try_settings(
     about = {
         "source": run.source,
         "recipe": SMALL if closed_form else run.recipe or GRADIENTS,
+        # trials of frames are told apart by its absence, as before there was another layout
+        **({"layout": layout} if closed_form and layout != "frames" else {}),
         "training videos": list(zip(rows["file"], texts_of(rows), groups or rows["file"])),
         "setting": {name: value for name, value in fixed.items() if not name.startswith(WITHOUT_EFFECT)},
     }
@@ -370,18 +391,49 @@ def check_reporting(args: TrainingArguments) -> None:
             raise ValueError(f"--report_to {name}: {error}") from error
 
 
-def prepare_source(source: str, out: Path, args: TrainingArguments) -> str:
-    """The source itself if it is a TubeViT, or a TubeViT that is made of it beside the results."""
-    try:
-        if AutoConfig.from_pretrained(source).model_type == TubeViTConfig.model_type:
-            return source
-    except (OSError, ValueError):
-        # perhaps another library's, or a file of weights
-        pass
-    folder = out / CONVERTED_NAME
+def check_asked_layout(run: FolderRun) -> None:
+    """Raises a `ValueError` where a layout does not go with the rest of what is asked for."""
+    if run.layout not in (*LAYOUTS, AUTO):
+        raise ValueError(f"--layout must be one of {', '.join((*LAYOUTS, AUTO))}, got {run.layout!r}.")
+    if run.recipe not in (None, SMALL):
+        raise ValueError(
+            f"--layout is of the recipe {SMALL}, and has no meaning for {run.recipe}: leave one of them out."
+        )
+    if run.layout == AUTO and run.budget is not None:
+        raise ValueError(f"--layout {AUTO} does not go with trials of settings: try them in the layout that it chose.")
+
+
+def prepare_sources(run: FolderRun, args: TrainingArguments) -> dict[Layout, str]:
+    """For each layout that is to be fitted the source itself, if it is a TubeViT, or a TubeViT that is made of it
+    beside the results.
+
+    Raises:
+        ValueError: the TubeViT has no tubes of a layout that is asked for.
+    """
+    config = None
+    # an image ViT may be another library's, or a file of weights
+    with suppress(OSError, ValueError):
+        config = AutoConfig.from_pretrained(run.source)
+    is_tubevit = isinstance(config, TubeViTConfig)
+    # pyrefly: ignore[bad-assignment]  `check_asked_layout` knows that it is one
+    layouts: tuple[Layout, ...] = LAYOUTS if run.layout == AUTO else (run.layout,)
+    if run.layout is None:
+        layouts = find_layouts(config)[:1] if is_tubevit else ("frames",)
+    if not is_tubevit:
+        return {layout: convert_source(run.source, run.out, layout, args) for layout in layouts}
+    for layout in layouts:
+        check_layout(config, layout)
+    return dict.fromkeys(layouts, run.source)
+
+
+def convert_source(source: str, out: Path, layout: Layout, args: TrainingArguments) -> str:
+    """Folder of a TubeViT that is made of an image ViT for a layout."""
+    folder = out / (CONVERTED_NAME if layout == "frames" else f"{CONVERTED_NAME}_{layout}")
     report = folder / REPORT_NAME
     if not report.exists() or read_json(report)["source"] != source:
-        model, conversion = convert_vit(source)
+        vit = read_source(source)
+        tubes = None if layout == "frames" else interleaved_tubes(vit.patch_size)
+        model, conversion = convert(vit, layout="frames", positions="pretrained", tubes=tubes, num_frames=None)
         if args.should_log:
             print(f"{source} becomes a TubeViT in {folder}.")
         save_converted(model, conversion, folder, overwrite=True)

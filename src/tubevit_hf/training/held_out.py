@@ -32,7 +32,7 @@ from ..data.annotations import AnnotationError
 from ..data.dividing import choose_validation, stratified_folds
 from ..model.modeling_tubevit import TubeViTPreTrainedModel
 from .arguments import ChangeArguments, ClipArguments
-from .few_videos import VALIDATION_CLIPS, fit_few_videos, read_features
+from .few_videos import VALIDATION_CLIPS, Layout, fit_few_videos, read_features
 from .frozen import FrozenClips, cache_frozen
 from .losses import inverse_frequencies
 from .runs import (
@@ -69,6 +69,7 @@ class TrainingVideos:
         source: of the model.
         out: folder of the run.
         parse: arguments with some settings instead of the defaults.
+        layout: of the closed form.
     """
 
     rows: Dataset
@@ -76,6 +77,7 @@ class TrainingVideos:
     source: str
     out: Path
     parse: Parse
+    layout: Layout = "frames"
 
     @property
     def folder(self) -> Path:
@@ -135,11 +137,11 @@ def small_objective(videos: TrainingVideos, num_workers: int = 0) -> Objective:
     rows, groups = videos.rows, videos.groups
     clips, _, args = videos.parse({})
     folds = hold_out_folds(rows, groups, args.seed)
-    recipe = small_recipe(clips)
+    recipe = small_recipe(clips, videos.layout)
     model, processor = start_small(videos.source, recipe, args)
     copies = recipe.count_copies(len(rows)) if clips.copies is None else clips.copies
     copies = max(1, min(copies, VALIDATION_CLIPS // len(rows)))
-    plain_clip = TrainingClip(processor, recipe.num_frames)
+    plain_clip = TrainingClip(processor, model.config.num_frames)
     shared = {"num_workers": num_workers, "bf16": args.bf16, "overwrite": True}
     labels, counts = torch.tensor(rows["label"]), count_videos(rows, clips)
     # no setting changes them: the first trial makes them for all
@@ -147,7 +149,7 @@ def small_objective(videos: TrainingVideos, num_workers: int = 0) -> Objective:
 
     def try_out(settings: Settings, attempt: Attempt) -> HeldOut:
         nonlocal plain
-        recipe = small_recipe(videos.parse(settings)[0])
+        recipe = small_recipe(videos.parse(settings)[0], videos.layout)
         if plain is None:
             views = ClipDataset(rows, plain_clip, copies=1)
             plain = cache_frozen(model, views, videos.folder / "views", watch=attempt.tick, **shared)

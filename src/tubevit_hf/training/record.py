@@ -79,6 +79,8 @@ def write_record(
             "interval_95": [low, high],
         }
     found["trials"] = trials
+    if report is not None:
+        found |= report.describe_layouts()
     found["limits"] = list_limits(found)
     found["notes"] = [*(report.notes if report else []), *describe_selection(trainer, trials)]
     found["environment"] = {

@@ -30,7 +30,15 @@ from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTModel, TubeViTPreTrainedModel
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments
-from .few_videos import FEW_VIDEOS, FewVideosRecipe, FewVideosReport, check_videos, fit_few_videos
+from .few_videos import (
+    FEW_VIDEOS,
+    FewVideosRecipe,
+    FewVideosReport,
+    Layout,
+    check_videos,
+    choose_layout,
+    fit_few_videos,
+)
 from .frozen import FrozenClips, Watch, cache_frozen, frozen_size
 from .losses import inverse_frequencies
 from .planning import find_recipe
@@ -42,18 +50,21 @@ ARGUMENTS_NAME = "run_arguments.json"
 FROZEN_NAME = "frozen"
 
 
-def recipe_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_settings(name: str, given: Mapping[str, Any], layout: str = "frames") -> dict[str, Any]:
     """What a recipe says of arguments, by their names.
 
     Args:
         name: `small`, or a key of [`RECIPES`].
         given: by the user, who has the last word.
+        layout: of the recipe small: `"frames"`, `"sparse"` or, to compare both, `"auto"`.
 
     Raises:
         ValueError: the recipe's batch cannot be reached by accumulating gradients.
     """
     if name == "small":
-        return FEW_VIDEOS.clip_arguments()
+        settings = FEW_VIDEOS.clip_arguments()
+        # sparse tubes have clips of the model's own length
+        return settings if layout == "frames" else {**settings, "num_frames": None}
     recipe = find_recipe(name)
     settings = recipe.clip_arguments() | recipe.training_arguments()
     if given.get("num_train_epochs") is not None:
@@ -250,22 +261,42 @@ def fit_small(
     groups: Sequence[str] | None = None,
     watch: Watch | None = None,
     changes: ChangeArguments | None = None,
+    layout: Layout = "frames",
 ) -> tuple[VideoTrainer, FewVideosReport]:
     """The recipe for few videos: a classifier on frozen layers, in closed form, see [`fit_few_videos`].
 
     Args:
         source: folder or repo id of a TubeViT that was converted from an image ViT.
         splits: with `train` and `validation`, of files that can be read.
-        clips: `num_frames` and others as [`FEW_VIDEOS`] has them.
+        clips: as [`recipe_settings`] has them.
         groups: of the training videos.
         watch: of the frozen layers, see [`cache_frozen`].
         changes: of the model, of which there must be none.
+        layout: in which the source is read.
 
     Returns:
         A Trainer that evaluates the model, and the report.
 
     Raises:
-        ValueError: the source is no TubeViT, or videos or arguments do not go with the recipe.
+        ValueError: the source is no TubeViT, or has no tubes of the layout; or videos or arguments do not go with the
+            recipe.
+    """
+    return fit_layouts({layout: source}, splits, clips, training_args, groups, watch, changes)
+
+
+def fit_layouts(
+    sources: Mapping[Layout, str],
+    splits: DatasetDict,
+    clips: ClipArguments,
+    training_args: TrainingArguments,
+    groups: Sequence[str] | None = None,
+    watch: Watch | None = None,
+    changes: ChangeArguments | None = None,
+) -> tuple[VideoTrainer, FewVideosReport]:
+    """[`fit_small`] in each of some layouts, of which [`choose_layout`] keeps one.
+
+    Args:
+        sources: of each layout.
     """
     if clips.short_clips == "pad" or clips.pack:
         raise ValueError(
@@ -273,21 +304,31 @@ def fit_small(
         )
     if ignored := list_ignored(clips, changes or ChangeArguments(), training_args):
         raise ValueError(f"the recipe small is a closed form without --{ignored[0]}: leave that out")
-    recipe = small_recipe(clips)
     rows = splits["train"]
-    copies = recipe.count_copies(len(rows)) if clips.copies is None else clips.copies
+    copies = FEW_VIDEOS.count_copies(len(rows)) if clips.copies is None else clips.copies
     check_videos(rows, copies, groups)
     # in closed form nothing is drawn: to count as much and to come as often are the same
     class_weights = inverse_frequencies(rows) if clips.class_weights or clips.balanced else None
-    model, processor = start_small(source, recipe, training_args)
-    dataset = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=copies)
-    folder = Path(str(training_args.output_dir), FROZEN_NAME)
-    if training_args.should_log:
-        print(f"{len(rows)} videos x {copies} clips: {frozen_size(model, dataset) / 1e9:.2f} GB in {folder}")
-    with training_args.main_process_first():
-        num_workers = training_args.dataloader_num_workers
-        frozen = cache_frozen(model, dataset, folder, num_workers=num_workers, bf16=training_args.bf16, watch=watch)
-    model, report = fit_few_videos(model, frozen, groups, class_weights=class_weights)
+    started: dict[Layout, tuple[TubeViTForVideoClassification, TubeViTVideoProcessor, ClipDataset]] = {}
+    for layout, source in sources.items():
+        recipe = small_recipe(clips, layout)
+        model, processor = start_small(source, recipe, training_args)
+        dataset = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=copies)
+        started[layout] = model, processor, dataset
+        if training_args.should_log:
+            folder = frozen_folder(training_args.output_dir, layout)
+            print(f"{len(rows)} videos x {copies} clips: {frozen_size(model, dataset) / 1e9:.2f} GB in {folder}")
+    fitted: dict[Layout, tuple[TubeViTForVideoClassification, FewVideosReport]] = {}
+    for layout, (model, _, dataset) in started.items():
+        folder = frozen_folder(training_args.output_dir, layout)
+        with training_args.main_process_first():
+            num_workers = training_args.dataloader_num_workers
+            frozen = cache_frozen(
+                model, dataset, folder, num_workers=num_workers, bf16=training_args.bf16, watch=watch
+            )
+        fitted[layout] = fit_few_videos(model, frozen, groups, class_weights=class_weights)
+    model, report = choose_layout(fitted) if len(fitted) > 1 else next(iter(fitted.values()))
+    processor = started[report.layout][1]
     if training_args.should_save:
         write_json(Path(str(training_args.output_dir), "few_videos.json"), report.to_dict())
     if training_args.should_log:
@@ -295,10 +336,17 @@ def fit_small(
     trainer = VideoTrainer(
         model=model,
         args=training_args,
-        eval_dataset=ClipDataset(splits["validation"], make_views(processor, clips)),
+        eval_dataset=ClipDataset(
+            splits["validation"], make_views(processor, replace(clips, num_frames=processor.num_frames))
+        ),
         processing_class=processor,
     )
     return trainer, report
+
+
+def frozen_folder(out: str | Path | None, layout: Layout) -> Path:
+    """Where a run of the recipe for few videos keeps what the frozen layers give in a layout."""
+    return Path(str(out), FROZEN_NAME if layout == "frames" else f"{FROZEN_NAME}_{layout}")
 
 
 def list_ignored(clips: ClipArguments, changes: ChangeArguments, training_args: TrainingArguments) -> list[str]:
@@ -317,12 +365,13 @@ def list_ignored(clips: ClipArguments, changes: ChangeArguments, training_args: 
     ]
 
 
-def small_recipe(clips: ClipArguments) -> FewVideosRecipe:
+def small_recipe(clips: ClipArguments, layout: Layout = "frames") -> FewVideosRecipe:
     """The recipe for few videos with a user's clips."""
-    assert clips.num_frames is not None
+    num_frames = FEW_VIDEOS.num_frames if layout == "frames" else None
     return replace(
         FEW_VIDEOS,
-        num_frames=clips.num_frames,
+        layout=layout,
+        num_frames=num_frames if clips.num_frames is None else clips.num_frames,
         horizontal_flip=clips.horizontal_flip,
         crop_scale=(clips.crop_scale, 1.0),
         time_scale=clips.time_scale,
@@ -334,11 +383,11 @@ def start_small(
     source: str, recipe: FewVideosRecipe, training_args: TrainingArguments
 ) -> tuple[TubeViTForVideoClassification, TubeViTVideoProcessor]:
     """The model whose head is to be fitted, on its device, and its processor."""
-    processor = AutoVideoProcessor.from_pretrained(source, num_frames=recipe.num_frames)
     converted = AutoModel.from_pretrained(source)
     if not isinstance(converted, TubeViTModel):
         raise ValueError(f"the recipe small is for TubeViT; {source} is of type {converted.config.model_type!r}")
-    return recipe.start(converted).to(training_args.device), processor
+    model = recipe.start(converted).to(training_args.device)
+    return model, AutoVideoProcessor.from_pretrained(source, num_frames=model.config.num_frames)
 
 
 def choose_checkpoint(training_args: TrainingArguments, used: dict[str, Any]) -> str | None:
