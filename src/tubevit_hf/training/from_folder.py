@@ -433,7 +433,7 @@ def convert_source(source: str, out: Path, layout: Layout, args: TrainingArgumen
     if not report.exists() or read_json(report)["source"] != source:
         vit = read_source(source)
         tubes = None if layout == "frames" else interleaved_tubes(vit.patch_size)
-        model, conversion = convert(vit, layout="frames", positions="pretrained", tubes=tubes, num_frames=None)
+        model, conversion = convert(vit, layout=layout, positions="pretrained", tubes=tubes, num_frames=None)
         if args.should_log:
             print(f"{source} becomes a TubeViT in {folder}.")
         save_converted(model, conversion, folder, overwrite=True)

@@ -141,7 +141,7 @@ def small_objective(videos: TrainingVideos, num_workers: int = 0) -> Objective:
     model, processor = start_small(videos.source, recipe, args)
     copies = recipe.count_copies(len(rows)) if clips.copies is None else clips.copies
     copies = max(1, min(copies, VALIDATION_CLIPS // len(rows)))
-    plain_clip = TrainingClip(processor, model.config.num_frames)
+    plain_clip = TrainingClip(processor, processor.num_frames)
     shared = {"num_workers": num_workers, "bf16": args.bf16, "overwrite": True}
     labels, counts = torch.tensor(rows["label"]), count_videos(rows, clips)
     # no setting changes them: the first trial makes them for all

@@ -387,7 +387,8 @@ def start_small(
     if not isinstance(converted, TubeViTModel):
         raise ValueError(f"the recipe small is for TubeViT; {source} is of type {converted.config.model_type!r}")
     model = recipe.start(converted).to(training_args.device)
-    return model, AutoVideoProcessor.from_pretrained(source, num_frames=model.config.num_frames)
+    num_frames = model.config.num_frames if recipe.num_frames is None else recipe.num_frames
+    return model, AutoVideoProcessor.from_pretrained(source, num_frames=num_frames)
 
 
 def choose_checkpoint(training_args: TrainingArguments, used: dict[str, Any]) -> str | None:
