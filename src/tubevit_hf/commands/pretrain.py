@@ -36,7 +36,8 @@ def pretrain(
     source: Annotated[
         str,
         typer.Option(
-            "--from", help="Folder or repo id of an image ViT, which becomes a TubeViT of sparse tubes, or of such one."
+            "--from",
+            help="Folder or repo id of an image ViT, which becomes a TubeViT of sparse tubes, or of such one.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write. The same command again goes on from there.")],

@@ -83,9 +83,7 @@ class PretrainingArguments(RandomClipArguments):
     decoder_layers: int = field(
         default=2, metadata={"help": "Layers that predict hidden tokens; they are dropped at the end."}
     )
-    temperature: float = field(
-        default=2.0, metadata={"help": "By which logits are divided before they are compared."}
-    )
+    temperature: float = field(default=2.0, metadata={"help": "By which logits are divided before they are compared."})
 
 
 @dataclass

@@ -268,8 +268,7 @@ def check_settings(
             return
         if not overwrite:
             raise FrozenCacheMismatch(
-                f"{folder} holds {what} with another {', another '.join(other)}. Remove it, or "
-                "choose another folder."
+                f"{folder} holds {what} with another {', another '.join(other)}. Remove it, or choose another folder."
             )
     folder.mkdir(parents=True, exist_ok=True)
     # the note goes first and comes last, so that no shard is ever beside a note of others

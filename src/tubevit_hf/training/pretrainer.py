@@ -52,15 +52,16 @@ class PretrainingTrainer(VideoTrainer):
     """
 
     def __init__(self, *args: Any, objective: Objective, **kwargs: Any) -> None:
-        self.objective = objective
+        # `objective` is the Trainer's, of a search
+        self.learned = objective
         # its own marks that there are no labels to look for
-        super().__init__(*args, compute_loss_func=self.compute_objective, **kwargs)
+        super().__init__(*args, compute_loss_func=self.compute_learned_loss, **kwargs)
         # the loss is a mean over the batch, which the Trainer has to share among the batches of a step
         self.compute_loss_func = None
         self.steps_begun = 0
 
-    def compute_objective(self, outputs: ModelOutput, targets: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return self.objective.loss(outputs, targets)
+    def compute_learned_loss(self, outputs: ModelOutput, targets: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return self.learned.loss(outputs, targets)
 
     def check_settings(self) -> None:
         if self.args.n_gpu > 1:
@@ -84,10 +85,10 @@ class PretrainingTrainer(VideoTrainer):
 
     def prepare(self, inputs: dict[str, Any], *place: int) -> Batch:
         """What the student is run on. What is hidden depends on `place` alone."""
-        inputs = send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking)
+        inputs = dict(send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking))
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
-            return self.objective.prepare(inputs[self.model.main_input_name], inputs.get("targets"), generator)
+            return self.learned.prepare(inputs[self.model.main_input_name], inputs.get("targets"), generator)
 
     def compute_loss(
         self,
@@ -98,7 +99,7 @@ class PretrainingTrainer(VideoTrainer):
     ) -> Any:
         targets = inputs.pop("labels")
         outputs = model(**inputs)
-        loss = self.objective.loss(outputs, targets)
+        loss = self.learned.loss(outputs, targets)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -117,8 +118,8 @@ class PretrainingTrainer(VideoTrainer):
         batch = self.prepare(inputs, self.args.seed)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**batch.inputs, output_hidden_states=True)
-            loss = self.objective.loss(outputs, batch.targets)
-            errors = self.objective.errors(outputs, batch).flatten(1)
+            loss = self.learned.loss(outputs, batch.targets)
+            errors = self.learned.errors(outputs, batch).flatten(1)
             states = self.sample_states(outputs["hidden_states"][-1])
         found = torch.cat([errors, states.flatten(1)], dim=1)
         # without references the Trainer asks for no metrics
@@ -130,10 +131,9 @@ class PretrainingTrainer(VideoTrainer):
         places = torch.linspace(first, states.shape[1] - 1, COMPARED_TOKENS, device=states.device).round().long()
         return nn.functional.layer_norm(states[:, places].float(), states.shape[-1:])
 
-    # pyrefly: ignore[bad-override-mutable-attribute]  as in `VideoTrainer`
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         found = np.asarray(prediction.predictions, dtype=np.float64)
-        parts = self.objective.parts
+        parts = self.learned.parts
         # (clips, parts, student or baseline) -> (parts, student or baseline)
         errors = found[:, : 2 * len(parts)].reshape(-1, len(parts), 2).mean(0)
         total = errors.sum(0)
@@ -148,7 +148,8 @@ class PretrainingTrainer(VideoTrainer):
     def measure_start(self) -> dict[str, float]:
         """Metrics before the first step."""
         # `evaluate` would tell callbacks, which stop where nothing is gained
-        return self.predict(self.eval_dataset, metric_key_prefix="eval").metrics or {}
+        dataset: Any = self.eval_dataset
+        return self.predict(dataset, metric_key_prefix="eval").metrics or {}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As [`VideoTrainer`]; what is no checkpoint to go on from is the student alone, without heads and decoder."""
@@ -204,7 +205,8 @@ def find_warnings(log_history: Sequence[dict[str, float]], start: dict[str, floa
     evaluations = [entry for entry in log_history if "eval_explained" in entry]
     if not evaluations:
         return []
-    last, warnings = evaluations[-1], []
+    last = evaluations[-1]
+    warnings: list[str] = []
     if last.get("epoch", 0) >= 1:
         if last["eval_explained"] <= 0:
             warnings.append(

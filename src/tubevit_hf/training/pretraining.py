@@ -45,13 +45,13 @@ from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .arguments import PretrainingArguments
 from .forecast import CLIPS, Forecast, ForecastCallback, describe_memory, describe_time
 from .from_folder import ArgumentParser, FolderRun, base_settings, check_out, check_reporting
+from .frozen import check_room
 from .objectives import FeatureObjective, LogitObjective, Mask, Objective, PixelObjective
 from .pretrainer import PretrainingTrainer, WatchCallback, find_warnings
 from .record import is_measured, name_hardware
-from .runs import choose_checkpoint, evaluate_and_save, list_changes, save_curves, train_and_save
+from .runs import choose_checkpoint, evaluate_and_save, list_changes, names_of, save_curves, train_and_save
 from .taught_clips import WHAT, cache_targets
-from .frozen import check_room
-from .teachers import find_layer, load_feature_teacher, load_logit_teacher
+from .teachers import Normalization, find_layer, load_feature_teacher, load_logit_teacher
 
 
 FEATURES, LOGITS, PIXELS = TARGETS = ("features", "logits", "pixels")
@@ -161,8 +161,7 @@ def pretrain_folder(run: PretrainingRun) -> dict[str, Any]:
     with args.main_process_first():
         forecast = measure_targets(trainer, clips, folder)
     start = measure_start(trainer, folder)
-    if arguments.copies is not None and not isinstance(objective, PixelObjective):
-        assert isinstance(objective, (FeatureObjective, LogitObjective))
+    if arguments.copies is not None and objective.teacher is not None:
         with args.main_process_first():
             trainer.train_dataset = cache_targets(
                 objective,
@@ -361,8 +360,6 @@ def check_motion(clips: ClipDataset, processor: Any, name: str, args: TrainingAr
 
 def grey_cells(pixel_values: torch.Tensor, processor: Any) -> torch.Tensor:
     """Grey of the cells of each frame, 0 to 255: `(num_frames, 3, height, width) -> (num_frames, 32, 32)`."""
-    from .teachers import Normalization
-
     plain = Normalization(torch.full((1,), 255.0), torch.zeros(1))
     pixels = Normalization.of(processor).convert(pixel_values, plain)
     return adaptive_avg_pool2d(pixels.mean(1), NUM_CELLS)
@@ -371,9 +368,7 @@ def grey_cells(pixel_values: torch.Tensor, processor: Any) -> torch.Tensor:
 # Model, teacher, clips
 
 
-def load_student(
-    run: PretrainingRun, arguments: PretrainingArguments
-) -> tuple[TubeViTModel, TubeViTVideoProcessor]:
+def load_student(run: PretrainingRun, arguments: PretrainingArguments) -> tuple[TubeViTModel, TubeViTVideoProcessor]:
     """The TubeViT that is trained, without a head, and its processor."""
     if not is_tubevit(run.source):
         model, report = convert_vit(
@@ -385,7 +380,7 @@ def load_student(
         )
         processor = TubeViTVideoProcessor(**report.preprocessing, num_frames=model.config.num_frames)
         return model.base_model, processor
-    changes = {} if arguments.num_frames is None else {"num_frames": arguments.num_frames}
+    changes: dict[str, Any] = {} if arguments.num_frames is None else {"num_frames": arguments.num_frames}
     model = AutoModel.from_pretrained(run.source, **changes)
     processor = AutoVideoProcessor.from_pretrained(run.source, num_frames=model.config.num_frames)
     return model, processor
@@ -462,16 +457,18 @@ def make_student(
     """The model with what it needs to learn: heads and a decoder, or a classifier of the teacher's classes."""
     config = TubeViTConfig(**base_model.config.to_dict())
     if isinstance(objective, LogitObjective):
-        names = dict(objective.teacher.model.config.id2label)
-        config.id2label, config.label2id = names, {name: number for number, name in names.items()}
+        assert objective.teacher is not None
+        config.id2label = dict(enumerate(names_of(objective.teacher.model.config)))
         config.problem_type = "single_label_classification"
         model: Any = TubeViTForVideoClassification(config)
     else:
-        is_masked = isinstance(objective, PixelObjective) or bool(objective.mask.ratio)
-        settings = {"decoder_layers": arguments.decoder_layers if is_masked else 0}
+        assert objective.mask is not None
+        is_masked = bool(objective.mask.ratio)
+        settings: dict[str, Any] = {"decoder_layers": arguments.decoder_layers if is_masked else 0}
         if isinstance(objective, PixelObjective):
             settings |= {"target": PIXELS, "pixel_size": PIXEL_SIZE}
         else:
+            assert isinstance(objective, FeatureObjective)
             depths = read_depths(arguments, config, is_masked)
             layers = [find_layer(depth, config) for depth in depths]
             settings |= {"target": FEATURES, "target_size": objective.target_size, "layers": layers}
@@ -482,7 +479,8 @@ def make_student(
 
 
 def place_teacher(objective: Objective, device: torch.device) -> None:
-    if isinstance(objective, (FeatureObjective, LogitObjective)):
+    if objective.teacher is not None:
+        # pyrefly: ignore[bad-argument-type]  transformers wraps it
         objective.teacher.model.to(device)
 
 
@@ -517,15 +515,15 @@ def measure_targets(trainer: PretrainingTrainer, clips: ClipDataset, folder: Pat
     """
     path, noted = folder / "statistics.safetensors", folder / "forecast.json"
     if noted.exists():
-        trainer.objective.statistics = load_file(path)
+        trainer.learned.statistics = load_file(path)
         return read_json(noted)
     folder.mkdir(parents=True, exist_ok=True)
     watch = Stopwatch()
     targets = list(sample_targets(trainer, clips, watch))
-    trainer.objective.fit(targets)
+    trainer.learned.fit(targets)
     forecast = forecast_run(trainer, clips, watch, targets)
     check_room(folder, forecast["cache_bytes"], WHAT)
-    save_file(trainer.objective.statistics, path)
+    save_file(trainer.learned.statistics, path)
     write_json(noted, forecast)
     return forecast
 
@@ -541,7 +539,7 @@ class Stopwatch:
 
 def sample_targets(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwatch) -> Iterator[torch.Tensor]:
     """Targets of some training clips, a few at a time."""
-    args, objective = trainer.args, trainer.objective
+    args, objective = trainer.args, trainer.learned
     rows = range(0, len(clips), max(1, len(clips) // SAMPLED_CLIPS))
     # of few videos several clips each
     copies = range(1 if clips.copies == 1 else max(1, min(4, SAMPLED_CLIPS // len(rows))))
@@ -571,18 +569,18 @@ def forecast_run(
         batch = trainer.prepare({"pixel_values": watch.last}, args.seed)
         model.train()
         with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-            trainer.objective.loss(model(**batch.inputs), batch.targets).backward()
+            trainer.learned.loss(model(**batch.inputs), batch.targets).backward()
         model.zero_grad(set_to_none=True)
     each = {name: seconds / watch.clips for name, seconds in watch.seconds.items()}
-    # its targets were made again
-    each["student"] = max(0.0, (time.perf_counter() - began) / len(watch.last) - each["teacher"])
-    is_kept = clips.copies is not None and not isinstance(trainer.objective, PixelObjective)
+    has_teacher = trainer.learned.teacher is not None
+    # a teacher was asked again
+    each["student"] = max(0.0, (time.perf_counter() - began) / len(watch.last) - each["teacher"] * has_teacher)
     target_bytes = 2 * prod(targets[0].shape[1:])
-    num_kept = len(clips) * clips.copies if is_kept and clips.copies else 0
+    num_kept = len(clips) * (clips.copies or 0) if has_teacher else 0
     num_clips = clips_of_run(args, len(clips))
     workers = max(1, args.dataloader_num_workers)
     # pixels' targets are the student's own
-    of_teacher = 0.0 if isinstance(trainer.objective, PixelObjective) or num_kept else each["teacher"]
+    of_teacher = each["teacher"] if has_teacher and not num_kept else 0.0
     seconds = num_clips * (each["student"] + of_teacher + each["read"] / workers) / args.world_size
     seconds += num_kept * (each["teacher"] + each["read"] / workers)
     # weights and AdamW's two moments, in two checkpoints and one that is written; and the weights at the end
@@ -681,7 +679,7 @@ def write_card(model: Any, run: PretrainingRun, record: dict[str, Any]) -> None:
     is_classifier = isinstance(model, TubeViTForVideoClassification)
     if not is_classifier:
         lines += ["", "It has no classifier: load it with `AutoModel`, or train one with `tubevit train --from`."]
-    data = {} if is_classifier else {"pipeline_tag": "feature-extraction"}
+    data: dict[str, str] = {} if is_classifier else {"pipeline_tag": "feature-extraction"}
     whole = model if is_classifier else model.base_model
     card = whole.create_model_card(run.out.name, details="\n".join(lines), data=data)
     card.save(run.out / "README.md")

@@ -11,7 +11,7 @@ from ..data import ClipDataset
 from ..data.clips import place_of
 from ..inference.identity import hash_tensors
 from .frozen import SHARD_SIZE, FrozenClips, Watch, check_room, check_settings, fill, hash_rows, shard_path
-from .objectives import FeatureObjective, LogitObjective
+from .objectives import Objective
 
 
 WHAT = "what the teacher says of the clips"
@@ -29,7 +29,7 @@ class TaughtClips(FrozenClips):
 
 
 def cache_targets(
-    objective: FeatureObjective | LogitObjective,
+    objective: Objective,
     clips: ClipDataset,
     folder: Path,
     device: torch.device,
@@ -54,7 +54,7 @@ def cache_targets(
         FrozenCacheMismatch: the folder holds what another teacher said, or of other clips.
         OSError: the disk has too little room.
     """
-    assert clips.copies is not None
+    assert clips.copies is not None and objective.teacher is not None
     num_clips = len(clips) * clips.copies
     settings = {
         "teacher": objective.teacher.name,

@@ -8,6 +8,7 @@ gradients.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATIO
 
 from ..conversion import convert_vit
 from ..model.configuration_tubevit import TubeViTConfig
-from ..model.tubes_tubevit import Size, Tube
+from ..model.tubes_tubevit import Size, Tube, as_size
 
 
 # frames of a clip that an image model sees
@@ -106,7 +107,7 @@ class FeatureTeacher:
         norm: its final norm, if it has one.
         reader: makes its input.
         layers: numbers of layers after which it is read.
-        positions: where its time steps lie, in frames of the student's clip.
+        positions: where its time steps lie, as indices of the student's frames; 0.5 is between the first two.
         grid: `(t, h, w)` of its tokens in one pass.
         by_frame: whether each frame is a pass of its own, as in a model of images.
     """
@@ -199,14 +200,14 @@ def load_feature_teacher(
     model, report = convert_vit(name, num_frames=1, keep_classifier=False)
     [patch] = {tube.kernel_size[1:] for tube in model.config.resolved_tubes}
     # the model resizes its positions, so it sees the student's pictures, as near as its patches come to them
-    grid = (1, *(max(1, round(length / step)) for length, step in zip(size[1:], patch)))
+    grid = as_size((1, *(max(1, round(length / step)) for length, step in zip(size[1:], patch))))
     frames = spread_frames(tubes, size[0])
     settings = TEACHER_PROCESSING | report.preprocessing
     reader = FrameReader(
         frames,
         (grid[1] * patch[0], grid[2] * patch[1]),
         Normalization.of(processor),
-        Normalization.of(PreTrainedConfig(**settings)),
+        Normalization.of(SimpleNamespace(**settings)),
     )
     encoder = freeze(model.base_model)
     return FeatureTeacher(
@@ -215,7 +216,7 @@ def load_feature_teacher(
         encoder.layernorm,
         reader,
         [find_layer(depth, encoder.config) for depth in depths],
-        [frame + 0.5 for frame in frames],
+        list(map(float, frames)),
         grid,
         by_frame=True,
     )
@@ -230,14 +231,20 @@ def load_grid_encoder(
     height, width = pair(config.image_size)
     grid = (config.num_frames // tubelet[0], height // tubelet[1], width // tubelet[2])
     frames = even_frames(config.num_frames, size[0])
-    middles = [np.mean(frames[start : start + tubelet[0]]) for start in range(0, grid[0] * tubelet[0], tubelet[0])]
+    # of the frames of each tubelet
+    middles = np.reshape(frames[: grid[0] * tubelet[0]], (grid[0], -1)).mean(1).tolist()
+    if len(set(middles)) < len(middles):
+        raise TeacherError(
+            f"{name}: it reads clips of {config.num_frames} frames, too many for the model's {size[0]}, which would "
+            "stand still. Give more --num_frames."
+        )
     return FeatureTeacher(
         name,
         model,
         getattr(model, "layernorm", None),
         FrameReader(frames, (height, width), Normalization.of(processor), Normalization.of(load_processor(name))),
         [find_layer(depth, config) for depth in depths],
-        [float(middle) + 0.5 for middle in middles],
+        middles,
         grid,
         by_frame=False,
     )
