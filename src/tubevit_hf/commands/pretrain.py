@@ -138,12 +138,12 @@ def show(record: dict[str, Any], out: Path) -> None:
     metrics, start = record["metrics"], record["start"]
     say(
         f"{record['videos']['held_out']} held-out videos: loss {metrics['loss']:.4f} (before {start['loss']:.4f}), "
-        f"{metrics['explained']:.1%} of the targets' variance explained."
+        f"{share(metrics['explained'])} of the targets' variance explained."
     )
     if "explained_mean" in metrics:
         say(
-            f"Of the mean features {metrics['explained_mean']:.1%}, of their change over time "
-            f"{metrics['explained_change']:.1%}."
+            f"Of the mean features {share(metrics['explained_mean'])}, of their change over time "
+            f"{share(metrics['explained_change'])}."
         )
     for warning in record["warnings"]:
         say(f"- {warning}")
@@ -152,3 +152,7 @@ def show(record: dict[str, Any], out: Path) -> None:
         say(f"  tubevit predict VIDEO_OR_FOLDER --model {out}")
     else:
         say(f"  tubevit train LABELLED_VIDEOS --from {out} --out DIR --recipe gradients")
+
+
+def share(explained: float) -> str:
+    return f"{explained:.1%}" if explained > 0 else "nothing"

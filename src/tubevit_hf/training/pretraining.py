@@ -519,9 +519,8 @@ def measure_targets(trainer: PretrainingTrainer, clips: ClipDataset, folder: Pat
         return read_json(noted)
     folder.mkdir(parents=True, exist_ok=True)
     watch = Stopwatch()
-    targets = list(sample_targets(trainer, clips, watch))
-    trainer.learned.fit(targets)
-    forecast = forecast_run(trainer, clips, watch, targets)
+    trainer.learned.fit(sample_targets(trainer, clips, watch))
+    forecast = forecast_run(trainer, clips, watch)
     check_room(folder, forecast["cache_bytes"], WHAT)
     save_file(trainer.learned.statistics, path)
     write_json(noted, forecast)
@@ -529,12 +528,12 @@ def measure_targets(trainer: PretrainingTrainer, clips: ClipDataset, folder: Pat
 
 
 class Stopwatch:
-    """Seconds of a clip, by what takes them."""
+    """Seconds that some clips took, by what takes them; and the last of these clips, with what was said of them."""
 
     def __init__(self) -> None:
-        self.seconds = {"read": 0.0, "teacher": 0.0, "student": 0.0}
+        self.seconds = {"read": 0.0, "teacher": 0.0}
         self.clips = 0
-        self.last: torch.Tensor | None = None
+        self.pixel_values = self.targets = torch.empty(0)
 
 
 def sample_targets(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwatch) -> Iterator[torch.Tensor]:
@@ -548,25 +547,30 @@ def sample_targets(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopw
         began = time.perf_counter()
         pixel_values = torch.stack([clips.get_clip(*place)["pixel_values"] for place in wanted[start : start + 4]])
         read = time.perf_counter()
-        with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-            targets = objective.make_targets(pixel_values.to(args.device)).float().cpu()
+        try:
+            with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+                targets = objective.make_targets(pixel_values.to(args.device)).float().cpu()
+        except (RuntimeError, TypeError, ValueError) as error:
+            size = "x".join(map(str, (*pixel_values.shape[1:2], *pixel_values.shape[3:])))
+            raise ValueError(f"the teacher cannot read clips of {size} (frames x height x width): {error}") from error
+        if not targets.isfinite().all():
+            raise ValueError(
+                "the teacher gives numbers that are not finite. Try --bf16 False, or give another teacher."
+            )
         watch.seconds["read"] += read - began
         watch.seconds["teacher"] += time.perf_counter() - read
         watch.clips += len(pixel_values)
-        watch.last = pixel_values
+        watch.pixel_values, watch.targets = pixel_values, targets
         yield targets
 
 
-def forecast_run(
-    trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwatch, targets: Sequence[torch.Tensor]
-) -> dict[str, Any]:
+def forecast_run(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwatch) -> dict[str, Any]:
     """What the run takes at most, by one step of the student and the clips that were read."""
     args, model = trainer.args, trainer.model
-    assert watch.last is not None
     # dropout draws, and the run is to begin as if nothing had been measured
     with torch.random.fork_rng():
         began = time.perf_counter()
-        batch = trainer.prepare({"pixel_values": watch.last}, args.seed)
+        batch = trainer.prepare({"pixel_values": watch.pixel_values}, args.seed)
         model.train()
         with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
             trainer.learned.loss(model(**batch.inputs), batch.targets).backward()
@@ -574,8 +578,8 @@ def forecast_run(
     each = {name: seconds / watch.clips for name, seconds in watch.seconds.items()}
     has_teacher = trainer.learned.teacher is not None
     # a teacher was asked again
-    each["student"] = max(0.0, (time.perf_counter() - began) / len(watch.last) - each["teacher"] * has_teacher)
-    target_bytes = 2 * prod(targets[0].shape[1:])
+    each["student"] = max(0.0, (time.perf_counter() - began) / len(watch.pixel_values) - each["teacher"] * has_teacher)
+    target_bytes = 2 * prod(watch.targets.shape[1:])
     num_kept = len(clips) * (clips.copies or 0) if has_teacher else 0
     num_clips = clips_of_run(args, len(clips))
     workers = max(1, args.dataloader_num_workers)
