@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import AutoModel, AutoModelForImageClassification, AutoModelForVideoClassification, AutoVideoProcessor
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+)
 
 from tubevit_hf import TubeViTForVideoClassification
 from tubevit_hf.training.teachers import (
@@ -224,7 +229,9 @@ def test_teachers_that_do_not_suit(student, vit, videomae, tmp_path):
     tubevit = tmp_path / "tubevit"
     TubeViTForVideoClassification(tiny_config()).save_pretrained(tubevit)
     refuse("it is a TubeViT, whose tokens are no grid", load_feature_teacher, tubevit, (), SIZE, [1.0])
-    refuse("it reads clips of 4 frames, too many for the model's 1", load_feature_teacher, videomae, (), (1, 9, 9), [1])
+    refuse(
+        "it reads clips of 4 frames, too many for the model's 1", load_feature_teacher, videomae, (), (1, 9, 9), [1]
+    )
     refuse("it cannot be read", load_logit_teacher, tmp_path / "nowhere", SIZE)
     encoder = tmp_path / "encoder"
     AutoModel.from_pretrained(vit).save_pretrained(encoder)

@@ -134,9 +134,7 @@ def cache_frozen(
     folder = Path(folder)
     shape = frozen_shape(model, clips.load.size)  # pyrefly: ignore[missing-attribute]  a TrainingClip
     check_settings(folder, describe(model, clips, bf16), overwrite)
-    num_clips = len(clips) * clips.copies
-    missing = [number for number in range(-(-num_clips // SHARD_SIZE)) if not shard_path(folder, number).exists()]
-    check_room(folder, len(missing) * SHARD_SIZE * frozen_bytes(shape))
+    missing = list_missing(clips, folder, frozen_bytes(shape))
     training = model.training
     model.eval()
     try:
@@ -144,6 +142,26 @@ def cache_frozen(
     finally:
         model.train(training)
     return FrozenClips(clips, folder)
+
+
+def list_missing(
+    clips: ClipDataset, folder: Path, clip_bytes: int, what: str = "what the frozen layers give"
+) -> list[int]:
+    """Numbers of the shards that are not there yet.
+
+    Args:
+        clips: with `copies`.
+        folder: of the shards.
+        clip_bytes: that a clip takes in them.
+        what: they hold, for the error.
+
+    Raises:
+        OSError: the disk has too little room for them.
+    """
+    num_clips = len(clips) * (clips.copies or 1)
+    missing = [number for number in range(-(-num_clips // SHARD_SIZE)) if not shard_path(folder, number).exists()]
+    check_room(folder, len(missing) * SHARD_SIZE * clip_bytes, what)
+    return missing
 
 
 def encode(model: TubeViTPreTrainedModel, bf16: bool, pixel_values: torch.Tensor) -> np.ndarray:
@@ -244,7 +262,7 @@ def frozen_size(model: TubeViTPreTrainedModel, clips: ClipDataset) -> int:
     return len(clips) * (clips.copies or 1) * frozen_bytes(frozen_shape(model, clips.load.size))
 
 
-def check_room(folder: Path, needed: int, what: str = "what the frozen layers give") -> None:
+def check_room(folder: Path, needed: int, what: str) -> None:
     """Raises an `OSError` if the disk cannot hold as many bytes."""
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize

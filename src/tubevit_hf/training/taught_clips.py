@@ -10,7 +10,7 @@ import torch
 from ..data import ClipDataset
 from ..data.clips import place_of
 from ..inference.identity import hash_tensors
-from .frozen import SHARD_SIZE, FrozenClips, Watch, check_room, check_settings, fill, hash_rows, shard_path
+from .frozen import FrozenClips, Watch, check_settings, fill, hash_rows, list_missing
 from .objectives import Objective
 
 
@@ -54,8 +54,7 @@ def cache_targets(
         FrozenCacheMismatch: the folder holds what another teacher said, or of other clips.
         OSError: the disk has too little room.
     """
-    assert clips.copies is not None and objective.teacher is not None
-    num_clips = len(clips) * clips.copies
+    assert objective.teacher is not None  # who has none keeps nothing
     settings = {
         "teacher": objective.teacher.name,
         "teacher's weights": hash_tensors(objective.teacher.model.named_parameters()),
@@ -67,8 +66,7 @@ def cache_targets(
         "precision": "bfloat16" if bf16 else "float32",
     }
     check_settings(folder, settings, overwrite=False, what=WHAT)
-    missing = [number for number in range(-(-num_clips // SHARD_SIZE)) if not shard_path(folder, number).exists()]
-    check_room(folder, len(missing) * SHARD_SIZE * target_bytes, WHAT)
+    missing = list_missing(clips, folder, target_bytes, WHAT)
 
     def ask(pixel_values: torch.Tensor) -> np.ndarray:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
