@@ -56,8 +56,8 @@ def draw_tube_mask(
             some.
 
     Raises:
-        ValueError: `ratio` is out of range; no tube fits the clip, or none fits `block`; or in a hundred draws, no token
-            was visible or none was hidden.
+        ValueError: `ratio` is out of range; no tube fits the clip, or none fits `block`; or in a hundred draws, no
+            token was visible or none was hidden.
     """
     if not 0 < ratio < 1:
         raise ValueError(f"`ratio` must be above 0 and below 1, got {ratio}.")
