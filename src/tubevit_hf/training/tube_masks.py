@@ -52,30 +52,34 @@ def draw_tube_mask(
         size: `(num_frames, height, width)` of the clip, in frames and pixels.
         ratio: hidden share of the volume, above 0 and below 1. The last cuboid may exceed it.
         generator: draws the places.
-        block: size `(t, h, w)` of each cuboid, in frames and pixels. The clip's faces cut some.
+        block: size `(t, h, w)` of each cuboid, in frames and pixels; at least that of one tube. The clip's faces cut
+            some.
 
     Raises:
-        ValueError: `ratio` or `block` is out of range; or in a hundred draws, no token was visible or none was hidden.
+        ValueError: `ratio` is out of range; no tube fits the clip, or none fits `block`; or in a hundred draws, no
+            token was visible or none was hidden.
     """
     if not 0 < ratio < 1:
         raise ValueError(f"`ratio` must be above 0 and below 1, got {ratio}.")
-    if min(block) < 1:
-        raise ValueError(f"`block` must be (t, h, w), each at least 1, got {block}.")
+    fitting = [tube for tube in tubes if all(tube.grid(size))]
+    extents = ", ".join("x".join(map(str, tube.extent)) for tube in tubes)
+    clip = f"a clip of {'x'.join(map(str, size))} (frames x height x width)"
+    if not fitting:
+        raise ValueError(f"no tube, of {extents}, fits {clip}: give a larger clip.")
+    if not any(all(length <= room for length, room in zip(tube.extent, block)) for tube in fitting):
+        raise ValueError(
+            f"`block` must hold a tube, of {extents} (frames x height x width), got {'x'.join(map(str, block))}."
+        )
     for _ in range(NUM_DRAWS):
-        hidden = hide_cuboids(size, ratio, block, find_steps(tubes), generator)
-        volumes = [prod(tube.extent) for tube in tubes if all(tube.grid(size))]
-        counts = [count_hidden(tube, hidden) for tube in tubes if all(tube.grid(size))]
-        if not counts:
-            break
-        visible = torch.cat([count == 0 for count in counts]).nonzero().flatten()
-        target = torch.cat([count == volume for count, volume in zip(counts, volumes)]).nonzero().flatten()
+        hidden = hide_cuboids(size, ratio, block, find_steps(fitting), generator)
+        counts = [(count_hidden(tube, hidden), prod(tube.extent)) for tube in fitting]
+        visible = torch.cat([count == 0 for count, _ in counts]).nonzero().flatten()
+        target = torch.cat([count == volume for count, volume in counts]).nonzero().flatten()
         if len(visible) and len(target):
             return TubeMask(visible, target, int(hidden.count_nonzero()) / hidden.numel())
     raise ValueError(
-        f"no mask of ratio {ratio} with cuboids of {'x'.join(map(str, block))} leaves one token visible and hides one "
-        f"in a clip of {'x'.join(map(str, size))} (frames x height x width). Cuboids must hold a tube, of "
-        f"{', '.join('x'.join(map(str, tube.extent)) for tube in tubes)}, and leave room beside them: change `block`, "
-        "or choose a `ratio` nearer to a half."
+        f"{NUM_DRAWS} masks of ratio {ratio} and cuboids of {'x'.join(map(str, block))} left no token visible, or hid "
+        f"none, in {clip}: choose a `ratio` nearer to a half, or another `block`."
     )
 
 
