@@ -575,7 +575,7 @@ def forecast_run(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwat
         with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
             trainer.learned.loss(model(**batch.inputs), batch.targets).backward()
         model.zero_grad(set_to_none=True)
-    each = {name: seconds / watch.clips for name, seconds in watch.seconds.items()}
+    each = {name: spent / watch.clips for name, spent in watch.seconds.items()}
     has_teacher = trainer.learned.teacher is not None
     # a teacher was asked again
     each["student"] = max(0.0, (time.perf_counter() - began) / len(watch.pixel_values) - each["teacher"] * has_teacher)
@@ -586,6 +586,9 @@ def forecast_run(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwat
     # pixels' targets are the student's own
     of_teacher = each["teacher"] if has_teacher and not num_kept else 0.0
     seconds = num_clips * (each["student"] + of_teacher + each["read"] / workers) / args.world_size
+    # what is held out is run once an epoch, and forward only
+    num_held_out = ceil(num_clips / len(clips)) * trainer.num_examples(trainer.get_eval_dataloader())
+    seconds += num_held_out * (each["student"] / 3 + each["teacher"] + each["read"] / workers) / args.world_size
     seconds += num_kept * (each["teacher"] + each["read"] / workers)
     # weights and AdamW's two moments, in two checkpoints and one that is written; and the weights at the end
     disk = 4 * sum(parameter.numel() for parameter in model.parameters()) * (3 * 3 + 1)
