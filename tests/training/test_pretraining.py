@@ -211,7 +211,7 @@ def test_a_tubevit_with_a_teacher(clips, pretrained, videomae, tmp_path):
     ids=["features", "pixels"],
 )
 def test_killed_runs_end_with_the_same_bytes(settings, start, tmp_path):
-    arguments = [*start, *settings, "--num_train_epochs", 4, "--per_device_train_batch_size", 6]
+    arguments = [*start, *settings, "--num_train_epochs", 3, "--per_device_train_batch_size", 6]
     whole = subprocess.run(
         command(*arguments, "--out", tmp_path / "whole"), env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -235,6 +235,21 @@ def test_killed_runs_end_with_the_same_bytes(settings, start, tmp_path):
     found, expected = read_record(out), read_record(tmp_path / "whole")
     for name in ("metrics", "start", "steps", "warnings", "held_out"):
         assert found[name] == expected[name], name
+
+
+def test_it_ends_where_nothing_is_gained(start, tmp_path):
+    """With a learning rate of nothing, patience 1 is two epochs. Another folder of videos does not go on with it."""
+    out = tmp_path / "out"
+    settings = ["--learning_rate", 1e-30, "--num_train_epochs", 9, "--patience", 1, "--out", out]
+    result = pretrain(*start, *settings)
+    assert result.exit_code == 0, result.output
+    assert read_record(out)["steps"] == 6
+    (out / "pretraining.json").unlink()
+    fewer = tmp_path / "fewer"
+    shutil.copytree(start[0] / "left", fewer)
+    result = pretrain(fewer, *start[1:], *settings)
+    assert result.exit_code == 2
+    assert "is of a run with other arguments: videos was '40, " in result.output.splitlines()[-1]
 
 
 # What is learned

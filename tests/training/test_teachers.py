@@ -202,7 +202,7 @@ def test_features_of_video_encoders(kind, student, request):
 # Logits
 
 
-def test_logits_of_classifiers(student, vit, videomae):
+def test_logits_of_classifiers(student, vit, videomae, tmp_path):
     raw, pixel_values = make_pixels(student)
     teacher = load_logit_teacher(str(videomae), student, SIZE)
     model = AutoModelForVideoClassification.from_pretrained(videomae).eval()
@@ -215,6 +215,17 @@ def test_logits_of_classifiers(student, vit, videomae):
     with torch.no_grad():
         of_frames = [model(normalize(raw[:, frame, ..., 4:36])).logits for frame in range(8)]
         assert_close(teacher(pixel_values[..., 4:36]), sum(of_frames) / 8, "float32")
+
+    # a TubeViT whose own processor normalises otherwise
+    folder = tmp_path / "tubevit"
+    model = randomize(TubeViTForVideoClassification(tiny_config(image_size=[32, 40])), std=0.2)
+    model.save_pretrained(folder)
+    sizes = {"size": {"height": 32, "width": 40}, "do_center_crop": False}
+    tiny_video_processor(**sizes, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    teacher = load_logit_teacher(str(folder), student, SIZE)
+    with torch.no_grad():
+        expected = model(normalize(raw[:, even_frames(7, 8)])).logits
+    assert_close(teacher(pixel_values), expected, "float32")
 
 
 # What is refused
@@ -235,6 +246,10 @@ def test_teachers_that_do_not_suit(student, vit, videomae, tmp_path):
     refuse("it cannot be read", load_logit_teacher, tmp_path / "nowhere", SIZE)
     encoder = tmp_path / "encoder"
     AutoModel.from_pretrained(vit).save_pretrained(encoder)
+    texts = tmp_path / "texts"
+    config = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    transformers.BertForSequenceClassification(config).save_pretrained(texts)
+    refuse("it classifies neither videos nor images", load_logit_teacher, texts, SIZE)
     refuse(r"it is no classifier \(ViTModel\)", load_logit_teacher, encoder, SIZE)
     classifier = AutoModelForImageClassification.from_pretrained(vit, problem_type="multi_label_classification")
     classifier.save_pretrained(tmp_path / "several")

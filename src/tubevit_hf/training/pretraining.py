@@ -128,7 +128,7 @@ def pretrain_folder(run: PretrainingRun) -> dict[str, Any]:
         "tubes": run.tubes,
         "share": run.share,
         "patience": run.patience,
-        "videos": hashlib.sha256("\n".join(rows["file"]).encode()).hexdigest(),
+        "videos": f"{len(rows)}, {hashlib.sha256(repr(list(rows['file'])).encode()).hexdigest()[:16]}",
         **dataclasses.asdict(arguments),
     }
     if (run.out / RECORD_NAME).exists():
@@ -675,7 +675,7 @@ def write_card(model: Any, run: PretrainingRun, record: dict[str, Any]) -> None:
         f"Trained without labels on {record['videos']['train']} videos of `{Path(run.data).name}`, from "
         f"`{run.source}`: it learned {learned}.",
         "",
-        f"{record['videos']['held_out']} other videos, held out {record['division']}:",
+        f"Held out: {record['videos']['held_out']} video(s), {record['division']}.",
         "",
         "| | before | after |",
         "|---|---|---|",

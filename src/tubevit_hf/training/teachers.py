@@ -24,9 +24,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
 from ..conversion import convert_vit
+from ..conversion.sources import first_line
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.tubes_tubevit import Size, Tube, as_size
 
@@ -273,9 +273,12 @@ def load_logit_teacher(name: str, processor: Any, size: Size) -> LogitTeacher:
     if config.problem_type == "multi_label_classification":
         raise TeacherError(f"{name}: its videos have several labels each. Give a classifier of one label.")
     by_frame = any(architecture.endswith("ForImageClassification") for architecture in architectures)
-    if not by_frame and config.model_type not in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES:
-        raise TeacherError(f"{name}: a {config.model_type} classifies neither videos nor images for Transformers.")
     auto = AutoModelForImageClassification if by_frame else AutoModelForVideoClassification
+    try:
+        model = auto.from_pretrained(name)
+    except ValueError as error:
+        # such as of texts
+        raise TeacherError(f"{name}: it classifies neither videos nor images ({first_line(error)}).") from error
     settings = load_processor(name)
     if by_frame:
         frames = even_frames(min(NUM_FRAMES, size[0]), size[0])
@@ -284,7 +287,7 @@ def load_logit_teacher(name: str, processor: Any, size: Size) -> LogitTeacher:
         frames = even_frames(length or size[0], size[0])
     picture = find_size(settings, config)
     reader = FrameReader(frames, picture, Normalization.of(processor), Normalization.of(settings))
-    return LogitTeacher(name, freeze(auto.from_pretrained(name)), reader, by_frame)
+    return LogitTeacher(name, freeze(model), reader, by_frame)
 
 
 # what `convert_vit` assumes of a source that does not tell
