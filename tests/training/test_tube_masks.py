@@ -8,7 +8,7 @@ import torch
 
 from tubevit_hf import TubeViTConfig
 from tubevit_hf.model.tubes_tubevit import Tube, resolve_tubes
-from tubevit_hf.training.tube_masks import draw_tube_mask, measure_leak
+from tubevit_hf.training.tube_masks import draw_tube_mask, find_steps, hide_cuboids, measure_leak
 
 from ..support import naive
 from ..support.tiny import tiny_config
@@ -55,14 +55,16 @@ def test_no_pixel_of_a_target_is_visible(ratio):
     assert len(set(shares)) > 1
 
 
-def test_tokens_are_sorted_by_what_a_cuboid_hides():
-    """A cuboid over all frames and rows: the tokens are those of columns."""
-    pixels = pixels_of(TUBES, SIZE)
-    mask = draw_tube_mask(TUBES, SIZE, 0.3, torch.Generator().manual_seed(1), (30, 200, 20))
-    columns = [{x for _, _, x in seen} for seen in pixels]
-    hidden = set().union(*(columns[index] for index in mask.target.tolist()))
-    assert set(mask.target.tolist()) == {index for index, seen in enumerate(columns) if seen <= hidden}
-    assert not set(mask.visible.tolist()) & {index for index, seen in enumerate(columns) if seen & hidden}
+@pytest.mark.parametrize(("ratio", "block"), [(0.3, (30, 200, 20)), (0.5, BLOCK), (0.4, (3, 40, 9))], ids=str)
+def test_tokens_are_sorted_by_what_is_hidden(ratio, block):
+    mask = draw_tube_mask(TUBES, SIZE, ratio, torch.Generator().manual_seed(1), block)
+    # the first draw of all
+    hidden = hide_cuboids(SIZE, ratio, block, find_steps(TUBES), torch.Generator().manual_seed(1))
+    assert mask.hidden_share == hidden.double().mean()
+    states = [{bool(hidden[pixel]) for pixel in pixels} for pixels in pixels_of(TUBES, SIZE)]
+    assert mask.target.tolist() == [index for index, state in enumerate(states) if state == {True}]
+    assert mask.visible.tolist() == [index for index, state in enumerate(states) if state == {False}]
+    assert {True, False} in states
 
 
 def test_the_generator_decides():
@@ -95,6 +97,13 @@ def test_masks_of_single_tokens_leak_where_tubes_overlap(ratio):
     seen, wanted = (set().union(*(pixels[index] for index in tokens.tolist())) for tokens in (visible, target))
     assert leak == pytest.approx(len(seen & wanted) / len(wanted))
     assert leak > 0.1
+
+
+def test_masks_of_single_tokens_do_not_leak_where_tubes_lie_side_by_side():
+    tubes = resolve_tubes(
+        [{"kernel_size": [1, 6, 6], "stride": [4, 12, 12]}, {"kernel_size": 6, "stride": 12, "offset": [0, 6, 0]}], 48
+    )
+    assert measure_leak(tubes, (9, 24, 24), torch.arange(0, 16, 2), torch.arange(1, 16, 2)) == 0
 
 
 def test_the_papers_tubes():

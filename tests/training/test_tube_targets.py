@@ -27,8 +27,8 @@ def random_states(steps: int, rows: int, columns: int) -> torch.Tensor:
         # a frame in the middle, and frames at odd times
         ([3], (4, 2)),
         ([1, 4, 9], (5, 13)),
-        # pairs of frames, and patches that are no whole pixels
-        ([0.5, 2.5, 4.25, 8, 9.5], (3, 7)),
+        # pairs of frames, two of them half-way in a frame of the clip, and patches that are no whole pixels
+        ([0.5, 2.5, 6.75, 8, 9.5], (3, 7)),
         (range(11), (10, 13)),
     ],
     ids=str,
@@ -59,7 +59,7 @@ def test_steady_motion_is_told_exactly():
     tokens = [2 * 3 * 3, 3 * 3, 3 * 3]
     of_five, of_one, of_two = change.split(tokens)
     assert_close(of_five, torch.full((18,), 2.0 * 5), "float32")
-    # of one frame, though two teacher frames may be near; and within one teacher frame
+    # of one frame, and within one teacher frame
     assert not of_one.any() and not of_two.any()
     # 3 frames of the first, 2 of the second
     assert_close(mean[0], (3 * 2 + 2 * 8) / 5, "float32")

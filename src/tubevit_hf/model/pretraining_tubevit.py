@@ -173,7 +173,7 @@ class TubeViTForPreTraining(TubeViTPreTrainedModel):
             A video `(batch, num_frames, channels, height, width)` or an image `(batch, channels, height, width)`.
         targets (`torch.Tensor` of shape `(batch, targets, layers, target_size)`, *optional*):
             Features that are predicted. Without them there is no loss. The target `"pixels"` takes none: it is
-            computed from `pixel_values`, see [`pixel_targets`].
+            computed from `pixel_values`, see `pixel_targets`.
         visible_tokens (`torch.LongTensor` of shape `(visible,)`, *optional*):
             Indices of the tube tokens that the encoder sees, in all clips of the batch; by default all. CLS and
             registers are always seen, and not counted: 0 is the first token of the first tube.
