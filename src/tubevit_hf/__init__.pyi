@@ -10,6 +10,7 @@ from .model.modeling_tubevit import (
     TubeViTModel,
     TubeViTPreTrainedModel,
 )
+from .model.pretraining_tubevit import TubeViTForPreTraining
 from .model.video_decoding_tubevit import VideoFileMetadata, VideoReader, read_video
 from .model.video_processing_tubevit import TubeViTVideoProcessor
 from .model.video_sources_tubevit import VideoDecodingError, VideoLimits
@@ -23,6 +24,7 @@ __all__ = [
     "TubeViTConfig",
     "TubeViTForImageClassification",
     "TubeViTForJointClassification",
+    "TubeViTForPreTraining",
     "TubeViTForVideoClassification",
     "TubeViTImageProcessor",
     "TubeViTImageProcessorPil",

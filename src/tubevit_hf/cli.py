@@ -14,6 +14,7 @@ from .commands.export import export
 from .commands.info import info
 from .commands.plan import plan
 from .commands.predict import predict
+from .commands.pretrain import pretrain
 from .commands.probe import probe
 from .commands.report import report
 from .commands.scale_up import scale_up
@@ -36,6 +37,7 @@ app.command()(convert)
 app.command()(scale_up)
 # what it does not know goes to the Trainer
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(train)
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(pretrain)
 app.command()(predict)
 app.command()(embed)
 app.command()(probe)

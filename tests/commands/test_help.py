@@ -30,8 +30,8 @@ def test_help_imports_no_heavy_library(arguments):
 
 def test_commands():
     assert [
-        *("info", "convert", "scale-up", "train", "predict", "embed", "probe", "search"),
-        *("timeline", "explain", "visualize", "report", "export", "plan", "doctor"),
+        *("info", "convert", "scale-up", "train", "pretrain", "predict", "embed", "probe"),
+        *("search", "timeline", "explain", "visualize", "report", "export", "plan", "doctor"),
     ] == COMMANDS
 
 

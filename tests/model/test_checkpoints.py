@@ -160,6 +160,7 @@ def test_auto_config(checkpoint):
     assert config.auto_map == {
         "AutoConfig": "configuration_tubevit.TubeViTConfig",
         "AutoModel": "modeling_tubevit.TubeViTModel",
+        "AutoModelForPreTraining": "pretraining_tubevit.TubeViTForPreTraining",
         "AutoModelForVideoClassification": "modeling_tubevit.TubeViTForVideoClassification",
         "AutoModelForImageClassification": "modeling_tubevit.TubeViTForImageClassification",
     }

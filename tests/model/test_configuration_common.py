@@ -51,12 +51,14 @@ SETTINGS = {
         "recompute_activation": True,
         "heads": {"clips": {"labels": ["run", "fall"], "problem_type": "multi_label_classification"}},
     },
+    "pretraining": {"pretraining": {"target": "pixels", "pixel_size": [3, 4, 5], "layers": [7], "decoder_layers": 2}},
 }
 
 
 def test_all_options_are_covered():
     fields = {name for name in TubeViTConfig.__annotations__ if name != "model_type"}
-    assert set(SETTINGS["all_options"]) == fields
+    # which goes without a `joint_layer` only
+    assert set(SETTINGS["all_options"]) | set(SETTINGS["pretraining"]) == fields
     defaults = TubeViTConfig().to_dict()
     assert not [name for name, value in SETTINGS["all_options"].items() if value == defaults[name]]
 

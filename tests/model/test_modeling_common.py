@@ -9,7 +9,13 @@ import torch
 from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
 
-from tubevit_hf import TubeViTConfig, TubeViTForImageClassification, TubeViTForVideoClassification, TubeViTModel
+from tubevit_hf import (
+    TubeViTConfig,
+    TubeViTForImageClassification,
+    TubeViTForPreTraining,
+    TubeViTForVideoClassification,
+    TubeViTModel,
+)
 from tubevit_hf.model.modeling_tubevit import as_video
 
 from ..support.transformers_mixins import ModelTesterMixin
@@ -117,6 +123,13 @@ class TubeViTJointModelTester(TubeViTModelTester):
         )
 
 
+class TubeViTPreTrainingModelTester(TubeViTModelTester):
+    """Pixels of all tokens, which need no targets."""
+
+    def get_config(self):
+        return super().get_config(pretraining={"target": "pixels", "pixel_size": [2, 3, 4]})
+
+
 class TubeViTModelTest(ModelTesterMixin, unittest.TestCase):
     model_tester_class = TubeViTModelTester
     all_model_classes = (TubeViTModel, TubeViTForVideoClassification, TubeViTForImageClassification)
@@ -130,6 +143,7 @@ class TubeViTModelTest(ModelTesterMixin, unittest.TestCase):
             "MODEL_MAPPING_NAMES": TubeViTModel,
             "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES": TubeViTForVideoClassification,
             "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": TubeViTForImageClassification,
+            "MODEL_FOR_PRETRAINING_MAPPING_NAMES": TubeViTForPreTraining,
         }.items():
             names = mock.patch.dict(getattr(modeling_auto, table), {"tubevit": model_class.__name__})
             names.start()
@@ -182,6 +196,11 @@ class TubeViTImageModelTest(TubeViTModelTest):
     all_model_classes = (TubeViTModel, TubeViTForImageClassification)
     # an image gives no tokens to tubes that span several frames
     test_all_params_have_gradient = False
+
+
+class TubeViTPreTrainingModelTest(TubeViTModelTest):
+    model_tester_class = TubeViTPreTrainingModelTester
+    all_model_classes = (TubeViTForPreTraining,)
 
 
 class TubeViTJointModelTest(TubeViTModelTest):

@@ -57,6 +57,7 @@ MODEL_FILES = {
     "patches_tubevit.py",
     "pooling_tubevit.py",
     "positions_tubevit.py",
+    "pretraining_tubevit.py",
     "stages_tubevit.py",
     "store_tubevit.py",
     "tubes_tubevit.py",
@@ -179,6 +180,7 @@ def assert_loads(repository, model):
         "AutoConfig",
         "AutoModel",
         "AutoModelForImageClassification",
+        "AutoModelForPreTraining",
         "AutoModelForVideoClassification",
     }
     clip = torch.randn(2, 7, 3, 40, 56)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import get_relative_imports
 
 import tubevit_hf
+from tubevit_hf import TubeViTForPreTraining
 
 from ..support import checkpoint_answers
-from ..support.tiny import REPO_ID
+from ..support.tiny import REPO_ID, randomize, tiny_config
 
 
 SHIPPED = sorted(Path(tubevit_hf.__file__).with_name("model").glob("*_tubevit.py"))
@@ -102,11 +103,38 @@ def test_blocker_blocks():
     assert "ModuleNotFoundError: No module named 'tubevit_hf'" in result.stderr
 
 
+def test_pretraining_where_the_package_is_missing(tmp_path):
+    model = TubeViTForPreTraining(tiny_config(pretraining={"target": "pixels", "decoder_layers": 1}))
+    folder, cache = tmp_path / "tubevit-tiny", tmp_path / "modules"
+    randomize(model).save_pretrained(folder)
+    clip = torch.randn(1, 7, 3, 40, 56)
+    tokens = {"visible_tokens": torch.arange(60), "target_tokens": torch.arange(50, 74)}
+    save_file({"clip": clip, **tokens}, tmp_path / "inputs.safetensors")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(checkpoint_answers.__file__).parent)!r})\n"
+        "from checkpoint_answers import Blocker; sys.meta_path.insert(0, Blocker)\n"
+        "from safetensors.torch import load_file, save_file\n"
+        "from transformers import AutoModel, AutoModelForPreTraining\n"
+        f"inputs = load_file({str(tmp_path / 'inputs.safetensors')!r})\n"
+        "clip = inputs.pop('clip')\n"
+        f"model = AutoModelForPreTraining.from_pretrained({str(folder)!r}, trust_remote_code=True)\n"
+        f"encoder = AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True)\n"
+        "answers = {'predictions': model(clip, **inputs).predictions, 'pooled': encoder(clip).pooler_output}\n"
+        f"save_file(answers, {str(tmp_path / 'answers.safetensors')!r})"
+    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(cache)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    answers = load_file(tmp_path / "answers.safetensors")
+    assert torch.equal(answers["predictions"], model(clip, **tokens).predictions)
+    assert torch.equal(answers["pooled"], model.tubevit(clip).pooler_output)
+
+
 def test_checkpoint_holds_all_shipped_files(checkpoint):
     # the processor without torchvision is not named by a checkpoint
     expected = {path.name for path in SHIPPED} - {"image_processing_pil_tubevit.py"}
     assert {path.name for path in checkpoint.glob("*.py")} == expected
-    assert len(expected) == 31
+    assert len(expected) == 32
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

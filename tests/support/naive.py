@@ -526,3 +526,112 @@ def grid_features(tokens, grid, scale=(1, 1, 1)):
         [value.clamp_min(1e-6).sqrt() for value in values] for values in (changed, shares, peaks)
     )
     return [*means, *changed, *shares, *(vector for step in differences for vector in step), *peaks]
+
+
+def naive_pretraining(state, config, pixel_values, visible, targets):
+    """Predictions of a `TubeViTForPreTraining`, `(batch, targets, layers, target_size)`. `visible` and `targets` list
+    tube tokens, by their place behind CLS and registers."""
+    return torch.stack([_predict_clip(state, config, clip, visible, targets) for clip in pixel_values])
+
+
+def _predict_clip(state, config, clip, visible, targets):
+    settings, eps = config["pretraining"], config["layer_norm_eps"]
+    encoder = {name.removeprefix("tubevit."): tensor for name, tensor in state.items()}
+    prefix = [encoder["embeddings.cls_token"][0, 0]] if config["use_cls_token"] else []
+    prefix += [encoder["embeddings.register_tokens"][0, i] for i in range(config["num_register_tokens"])]
+    embedded, positions = [], []
+    for number in range(len(config["tubes"])):
+        embedded += embed_tube(encoder, config, number, clip)[0]
+        tube = read_tube(config["tubes"][number], config["hidden_size"])
+        tokens = tokens_of(tube, (len(clip), *clip.shape[2:]))
+        grid = [count + 1 for count in tokens[-1][0]] if tokens else None
+        positions += [position(encoder, config, number, tube, token, grid) for token in tokens]
+    tokens = prefix + [embedded[index] for index in visible]
+    if config["use_pre_layernorm"]:
+        tokens = [layer_norm(token, encoder, "embeddings.layernorm", eps) for token in tokens]
+
+    read, z0 = [], tokens
+    for index in range(max(settings["layers"])):
+        tokens = encode_layer(tokens, z0, encoder, config, index)
+        if index + 1 in settings["layers"]:
+            read.append([layer_norm(token, encoder, "layernorm", eps) for token in tokens])
+    places = list(visible)
+    if settings["decoder_layers"]:
+        decoder = {name.removeprefix("decoder."): tensor for name, tensor in state.items() if "decoder." in name}
+        [tokens] = read
+        for target in targets:
+            if target not in visible:
+                places.append(target)
+                tokens = [*tokens, state["decoder.mask_token"][0, 0] + positions[target]]
+        for index in range(settings["decoder_layers"]):
+            tokens = encode_layer(tokens, tokens, decoder, {**config, "gate_layer": None}, index)
+        read = [[layer_norm(token, decoder, "layernorm", eps) for token in tokens]]
+    rows = [len(prefix) + places.index(target) for target in targets]
+    return torch.stack(
+        [torch.stack([linear(of_layer[row], state, f"heads.{i}") for i, of_layer in enumerate(read)]) for row in rows]
+    )
+
+
+def naive_pixel_targets(config, pixel_values):
+    """Of each tube token its pixels, averaged to `pixel_size` and brought to mean 0 and variance 1: `(batch, tokens,
+    channels * t * h * w)`."""
+    pixel_size = config["pretraining"]["pixel_size"]
+
+    def bins(region, parts):
+        length = len(region)
+        return [region[part * length // parts : -(-(part + 1) * length // parts)] for part in range(parts)]
+
+    targets = []
+    for clip in pixel_values:
+        of_clip = []
+        for values in config["tubes"]:
+            tube = read_tube(values, config["hidden_size"])
+            for _, starts in tokens_of(tube, (len(clip), *clip.shape[2:])):
+                axes = [bins(seen(tube, axis, starts[axis]), pixel_size[axis]) for axis in range(3)]
+                averages = []
+                for channel in range(clip.shape[1]):
+                    for box in itertools.product(*axes):
+                        pixels = [clip[t, channel, y, x] for t, y, x in itertools.product(*box)]
+                        averages.append(sum(pixels) / len(pixels))
+                averages = torch.stack(averages)
+                centered = averages - averages.mean()
+                of_clip.append(centered / (centered.square().mean() + 1e-6) ** 0.5)
+        targets.append(torch.stack(of_clip))
+    return torch.stack(targets)
+
+
+def naive_tube_targets(states, frame_positions, config, size):
+    """A teacher's states `(batch, t, h, w, c)` of each tube token: mean and change, `(batch, tokens, 2 * c)`."""
+    _, steps, rows, columns, _ = states.shape
+    times = [position + 0.5 for position in frame_positions]
+    borders = [0.0, *((before + after) / 2 for before, after in itertools.pairwise(times)), float(size[0])]
+
+    def overlap(region, begin, end):
+        return max(0.0, min(region[-1] + 1, end) - max(region[0], begin))
+
+    targets = []
+    for values in config["tubes"]:
+        tube = read_tube(values, config["hidden_size"])
+        for _, starts in tokens_of(tube, size):
+            frames, height, width = (seen(tube, axis, starts[axis]) for axis in range(3))
+            total, volume, points = 0, 0.0, []
+            for step in range(steps):
+                duration = overlap(frames, borders[step], borders[step + 1])
+                in_space, area = 0, 0.0
+                for row, column in itertools.product(range(rows), range(columns)):
+                    share = overlap(height, row * size[1] / rows, (row + 1) * size[1] / rows)
+                    share *= overlap(width, column * size[2] / columns, (column + 1) * size[2] / columns)
+                    in_space, area = in_space + share * states[:, step, row, column], area + share
+                total, volume = total + duration * in_space, volume + duration * area
+                if duration > 0:
+                    points.append((duration, times[step], in_space / area))
+            change = torch.zeros_like(total)
+            if len(points) > 1 and len(frames) > 1:
+                # the normal equations of a line through the points
+                weight = sum(w for w, _, _ in points)
+                first, second = sum(w * t for w, t, _ in points), sum(w * t * t for w, t, _ in points)
+                value, product = sum(w * v for w, _, v in points), sum(w * t * v for w, t, v in points)
+                slope = (weight * product - first * value) / (weight * second - first**2)
+                change = slope * len(frames)
+            targets.append(torch.cat([total / volume, change], dim=-1))
+    return torch.stack(targets, dim=1)

@@ -9,6 +9,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForPreTraining,
     AutoModelForVideoClassification,
     AutoProcessor,
     AutoVideoProcessor,
@@ -18,6 +19,7 @@ from .configuration_tubevit import TubeViTConfig
 from .image_processing_pil_tubevit import TubeViTImageProcessorPil
 from .image_processing_tubevit import TubeViTImageProcessor
 from .modeling_tubevit import TubeViTForImageClassification, TubeViTForVideoClassification, TubeViTModel
+from .pretraining_tubevit import TubeViTForPreTraining
 from .video_processing_tubevit import TubeViTVideoProcessor
 
 
@@ -25,6 +27,7 @@ AutoConfig.register("tubevit", TubeViTConfig, exist_ok=True)
 AutoModel.register(TubeViTConfig, TubeViTModel, exist_ok=True)
 AutoModelForVideoClassification.register(TubeViTConfig, TubeViTForVideoClassification, exist_ok=True)
 AutoModelForImageClassification.register(TubeViTConfig, TubeViTForImageClassification, exist_ok=True)
+AutoModelForPreTraining.register(TubeViTConfig, TubeViTForPreTraining, exist_ok=True)
 AutoImageProcessor.register(
     TubeViTConfig,
     image_processor_classes={"torchvision": TubeViTImageProcessor, "pil": TubeViTImageProcessorPil},
@@ -39,6 +42,7 @@ TubeViTConfig.register_for_auto_class()
 TubeViTModel.register_for_auto_class("AutoModel")
 TubeViTForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 TubeViTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+TubeViTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 TubeViTImageProcessor.register_for_auto_class("AutoImageProcessor")
 TubeViTImageProcessorPil.register_for_auto_class("AutoImageProcessor")
 TubeViTVideoProcessor.register_for_auto_class("AutoVideoProcessor")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks a configuration: limits, sizes, layers, tubes, heads, labels, and files of strangers.
+"""Checks a configuration: limits, sizes, layers, tubes, heads, pre-training, labels, and files of strangers.
 
 Each check is a function of a config, or of plain values, and raises an error that names the field. `TubeViTConfig`
 calls the checks when it is made, loaded and saved.
@@ -42,6 +42,9 @@ LIMITS = {
     "joint_pooling": 2**8,
     "base_kernel_size": 2**8,
     "num_labels": 2**20,
+    "target_size": 2**20,
+    "pixel_size": 2**8,
+    "decoder_layers": 2**10,
     "number of heads": 2**10,
     "number of tubes": 2**8,
     "number in a tube": 2**16,
@@ -206,10 +209,14 @@ def count_about(config: "TubeViTConfig") -> int:
     if config.tube_kernels == "interpolated":
         outputs = prod(config.base_kernel_size) * width
     kernels = config.num_channels * outputs
-    layers = config.num_hidden_layers * (4 * width**2 + 2 * width * config.intermediate_size)
+    num_layers, heads = config.num_hidden_layers, config.pooled_size * (config.num_labels or 0)
+    if config.pretraining is not None:
+        num_layers += config.pretraining["decoder_layers"]
+        heads += width * config.pretraining_size * len(config.pretraining["layers"])
+    layers = num_layers * (4 * width**2 + 2 * width * config.intermediate_size)
     prefix = config.num_prefix_tokens * width
     pooling = 4 * width**2 if config.pooling_type == "attention" else 0
-    return kernels + tables + layers + prefix + pooling + config.pooled_size * (config.num_labels or 0)
+    return kernels + tables + layers + prefix + pooling + heads
 
 
 # Heads
@@ -229,6 +236,76 @@ def check_heads(config: "TubeViTConfig") -> None:
                 f'`heads[{name!r}]` must be {{"labels": [...], "problem_type": ...}} with one label or more, and '
                 f"its name have no dot, got {head}."
             )
+
+
+# Pre-training
+
+
+def complete_pretraining(pretraining: Mapping[str, Any], num_hidden_layers: int) -> dict[str, Any]:
+    """Returns the field `pretraining` with the defaults of keys that are left out, and with lists for tuples."""
+    defaults: dict[str, Any] = {"target": "features", "layers": [num_hidden_layers], "decoder_layers": 0}
+    if pretraining.get("target") == "pixels":
+        defaults["pixel_size"] = [2, 8, 8]
+    complete = {**defaults, **pretraining}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in complete.items()}
+
+
+def check_pretraining(config: "TubeViTConfig") -> None:
+    """Checks the keys of `pretraining` and their values, and that the encoder has one stage."""
+    settings = config.pretraining
+    if settings is None:
+        return
+    target = settings.get("target")
+    if target not in ("features", "pixels"):
+        raise ValueError(f"`pretraining['target']` must be 'features' or 'pixels', got {reprlib.repr(target)}.")
+    size = "target_size" if target == "features" else "pixel_size"
+    allowed = ["target", "layers", "decoder_layers", size]
+    for key in settings:
+        if key not in allowed:
+            suggestion = "".join(f" Did you mean {close!r}?" for close in get_close_matches(str(key), allowed, 1))
+            raise ValueError(
+                f"`pretraining` has an unknown key {reprlib.repr(key)} for the target {target!r}; allowed are "
+                f"{allowed}.{suggestion}"
+            )
+    if size not in settings:
+        raise ValueError(
+            "`pretraining` lacks 'target_size': give the number of features that are predicted for a token after a "
+            "layer."
+        )
+    check_whole(settings, size, minimum=1, length=1 if target == "features" else 3)
+    check_whole(settings, "decoder_layers", minimum=0)
+    check_layers_read(settings["layers"], settings["decoder_layers"], config.num_hidden_layers)
+    if config.joint_layer > 0:
+        raise ValueError(
+            f"`pretraining` needs a `joint_layer` of 0, where all tokens are encoded together; got "
+            f"{config.joint_layer}."
+        )
+
+
+def check_layers_read(layers: Any, decoder_layers: int, num_layers: int) -> None:
+    """Checks the layers after which tokens are read, and that a decoder reads after one."""
+    is_list = isinstance(layers, list) and all(type(number) is int for number in layers)
+    if not is_list or sorted(set(layers)) != layers or not 1 <= min(layers, default=0) <= layers[-1] <= num_layers:
+        raise ValueError(
+            f"`pretraining['layers']` must be ascending numbers of layers from 1 to {num_layers} "
+            f"(`num_hidden_layers`), at least one; got {reprlib.repr(layers)}."
+        )
+    if decoder_layers > 0 and len(layers) > 1:
+        raise ValueError(
+            f"`pretraining['decoder_layers']` is {decoder_layers}, and a decoder reads the tokens after one layer: "
+            f"give a single number in `pretraining['layers']`, or no decoder; got {layers}."
+        )
+
+
+def check_whole(settings: Mapping[str, Any], key: str, minimum: int, length: int = 1) -> None:
+    """Checks that a value of `pretraining` is a whole number or, with a `length` of 3, `[t, h, w]`."""
+    value = settings[key]
+    numbers = value if isinstance(value, list) and length > 1 else [value]
+    if len(numbers) != length or any(type(number) is not int or number < minimum for number in numbers):
+        form = "[t, h, w], each" if length > 1 else "a whole number,"
+        raise ValueError(f"`pretraining[{key!r}]` must be {form} at least {minimum}, got {reprlib.repr(value)}.")
+    for number in numbers:
+        check_limit(f"pretraining[{key!r}]", number, key)
 
 
 # Labels

@@ -5,6 +5,7 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -17,8 +18,10 @@ from .configuration_checks_tubevit import (
     check_labels,
     check_layers,
     check_names,
+    check_pretraining,
     check_sizes,
     check_tubes,
+    complete_pretraining,
     count_about,
     invert,
     number_labels,
@@ -52,6 +55,7 @@ PRESETS = {
 AUTO_MAP = {
     "AutoConfig": "configuration_tubevit.TubeViTConfig",
     "AutoModel": "modeling_tubevit.TubeViTModel",
+    "AutoModelForPreTraining": "pretraining_tubevit.TubeViTForPreTraining",
     "AutoModelForVideoClassification": "modeling_tubevit.TubeViTForVideoClassification",
     "AutoModelForImageClassification": "modeling_tubevit.TubeViTForImageClassification",
 }
@@ -160,6 +164,17 @@ class TubeViTConfig(PreTrainedConfig):
             backward pass. Autograd then stores a quarter less per layer, and no matrix product runs twice. The forward
             hooks of the activation and of `fc2` run again in the backward pass, and functions of `torch.func` need the
             model in evaluation mode. A compiler ignores this field, and chooses what it stores.
+        pretraining (`dict`, *optional*):
+            What [`TubeViTForPreTraining`] predicts, a dict of these keys. Keys that are left out get their defaults.
+
+            - `"target"`, defaults to `"features"`: `"features"` that the caller gives, or the `"pixels"` of a clip.
+            - `"layers"`, defaults to `[num_hidden_layers]`: numbers of layers after which tokens are read, in
+              ascending order; each has a head.
+            - `"target_size"`: number of features that each head predicts; required for `"features"`.
+            - `"pixel_size"`, defaults to `[2, 8, 8]`: size `[t, h, w]` to which the pixels of each token are averaged;
+              for `"pixels"` only.
+            - `"decoder_layers"`, defaults to 0: number of layers after the encoder. They predict tokens that the
+              encoder does not see, and allow a single number in `"layers"`.
 
     Example:
 
@@ -210,6 +225,7 @@ class TubeViTConfig(PreTrainedConfig):
     )
     heads: dict[str, dict[str, Any]] | None = None
     recompute_activation: bool = False
+    pretraining: dict[str, Any] | None = None
 
     if TYPE_CHECKING:
         # a keyword too, though transformers keeps it in `id2label`
@@ -225,6 +241,9 @@ class TubeViTConfig(PreTrainedConfig):
         # JSON has no tuples, and a loaded config must equal the saved one
         if isinstance(value, tuple) and key in self.__dataclass_fields__:
             value = list(value)
+        # here, since a config is often given this field after it was made
+        if key == "pretraining" and isinstance(value, dict):
+            value = complete_pretraining(value, self.num_hidden_layers)
         if key != "id2label":
             super().__setattr__(key, value)
             return
@@ -260,6 +279,7 @@ class TubeViTConfig(PreTrainedConfig):
         # `@strict` wraps the errors of these methods, so they run before it: a user gets the plain ValueError
         self.validate_sizes()
         self.validate_layers()
+        self.validate_pretraining()
         self.validate_tubes()
         self.validate_heads()
         self.validate_labels()
@@ -298,9 +318,10 @@ class TubeViTConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         settings = super().to_diff_dict()
-        if not self.recompute_activation:
-            # left out of `config.json`: earlier versions would warn of an unknown field
-            settings.pop("recompute_activation", None)
+        # left out of `config.json` where they are off: earlier versions would warn of unknown fields
+        for name in ("recompute_activation", "pretraining"):
+            if not getattr(self, name):
+                settings.pop(name, None)
         return settings
 
     @property
@@ -376,6 +397,16 @@ class TubeViTConfig(PreTrainedConfig):
         }
 
     @property
+    def pretraining_size(self) -> int:
+        """Number of values that [`TubeViTForPreTraining`] predicts for a token after a layer; 0 without
+        `pretraining`."""
+        if self.pretraining is None:
+            return 0
+        if self.pretraining["target"] == "pixels":
+            return self.num_channels * prod(self.pretraining["pixel_size"])
+        return self.pretraining["target_size"]
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Number of CLS and register tokens; with a `joint_layer`, per moment."""
         return int(self.use_cls_token) + self.num_register_tokens
@@ -421,6 +452,10 @@ class TubeViTConfig(PreTrainedConfig):
 
     def validate_layers(self) -> None:
         check_layers(self)
+
+    # before the tubes, whose check counts the parameters of the heads too
+    def validate_pretraining(self) -> None:
+        check_pretraining(self)
 
     def validate_tubes(self) -> None:
         check_tubes(self)

@@ -19,7 +19,8 @@ Every shape in this file uses these words:
 
 This file holds the paper's model. Our additions are in files of their own: single frames that are encoded as images
 (`moments_`, `stages_`), poolings (`pooling_`), lists of clips without padding (`packing_`), and cached outputs of
-frozen layers (`frozen_`). The model calls them, and does not branch on them.
+frozen layers (`frozen_`). The model calls them, and does not branch on them. Pre-training without labels
+(`pretraining_`) is a model beside the classifiers.
 """
 
 from collections.abc import Sequence
@@ -52,6 +53,11 @@ from .positions_tubevit import interpolate_kernel, resize_positions
 from .stages_tubevit import Encoded, JointStage, MomentStage
 from .store_tubevit import StoringModule
 from .tubes_tubevit import Size, Tube, sincos_positions, sincos_times
+
+
+if TYPE_CHECKING:
+    # transformers ships the files that this one imports; each checkpoint's `auto_map` names this class too
+    from .pretraining_tubevit import TubeViTForPreTraining  # noqa: F401
 
 
 class TubeViTTubeEmbedding(StoringModule):

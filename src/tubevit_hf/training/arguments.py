@@ -5,13 +5,27 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class ClipArguments:
-    """Which clips are made of videos, how they count, and which views are evaluated."""
+class RandomClipArguments:
+    """Which random clips are made of videos."""
 
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip. Default: the model's."})
     fps: float | None = field(
         default=None, metadata={"help": "Frames a second. Default: a clip has frames from all of the video."}
     )
+    random_crop: bool = field(default=False, metadata={"help": "Cut out a random region of a training clip."})
+    crop_scale: float = field(default=0.5, metadata={"help": "Least share of a frame's area that such a region has."})
+    horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every other training clip at random."})
+    time_scale: float = field(
+        default=1.0, metadata={"help": "Without --fps: least share of a video that a training clip spans."}
+    )
+    color_jitter: float = field(default=0.0, metadata={"help": "How far colours of a training clip may change."})
+    rand_augment: list[int] | None = field(default=None, metadata={"help": "Layers and magnitude of RandAugment."})
+
+
+@dataclass
+class ClipArguments(RandomClipArguments):
+    """Which clips are made of videos, how they count, and which views are evaluated."""
+
     short_clips: str = field(
         default="repeat",
         metadata={
@@ -23,13 +37,6 @@ class ClipArguments:
     pack: bool = field(
         default=False, metadata={"help": "Train on clips of different lengths in one row of tokens, without padding."}
     )
-    random_crop: bool = field(default=False, metadata={"help": "Cut out a random region of a training clip."})
-    crop_scale: float = field(default=0.5, metadata={"help": "Least share of a frame's area that such a region has."})
-    horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every other training clip at random."})
-    time_scale: float = field(
-        default=1.0, metadata={"help": "Without --fps: least share of a video that a training clip spans."}
-    )
-    color_jitter: float = field(default=0.0, metadata={"help": "How far colours of a training clip may change."})
     copies: int | None = field(
         default=None,
         metadata={
@@ -37,7 +44,6 @@ class ClipArguments:
             "default 30 with the recipe small, fewer of more than 200 videos."
         },
     )
-    rand_augment: list[int] | None = field(default=None, metadata={"help": "Layers and magnitude of RandAugment."})
     mixup: float = field(default=0.0, metadata={"help": "Alpha of MixUp; 0 for none."})
     class_weights: bool = field(
         default=False, metadata={"help": "Let errors in rare classes count more, so that all classes count alike."}
@@ -48,6 +54,36 @@ class ClipArguments:
     eval_clips: int = field(default=4, metadata={"help": "Evaluated clips of a video, evenly spaced in time."})
     eval_crops: int = field(default=3, metadata={"help": "Evaluated crops of a clip."})
     eval_mirror: bool = field(default=False, metadata={"help": "Evaluate each of these mirrored too."})
+
+
+@dataclass
+class PretrainingArguments(RandomClipArguments):
+    """Which random clips are made of videos without labels, and what a model learns of them."""
+
+    copies: int | None = field(
+        default=None,
+        metadata={
+            "help": "Random clips of each video, which come again; what the teacher says of them is kept in "
+            "OUTPUT_DIR/teacher. By default each epoch has others, and the teacher runs in each step."
+        },
+    )
+    depths: list[float] = field(
+        default_factory=lambda: [2 / 3, 1.0],
+        metadata={
+            "help": "Shares of the layers, of the model and of the teacher, after which tokens and features are read."
+        },
+    )
+    mask_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of a clip's volume that the model does not see. Default: 0 for features, where it sees "
+            "all, and 0.75 for pixels."
+        },
+    )
+    decoder_layers: int = field(
+        default=2, metadata={"help": "Layers that predict hidden tokens; they are dropped at the end."}
+    )
+    temperature: float = field(default=2.0, metadata={"help": "By which logits are divided before they are compared."})
 
 
 @dataclass

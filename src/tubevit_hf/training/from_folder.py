@@ -126,20 +126,27 @@ def make_parser() -> ArgumentParser:
     return ArgumentParser(groups, allow_abbrev=False, add_help=False, usage=usage)
 
 
-def parse_given(arguments: Sequence[str]) -> dict[str, Any]:
+def parse_given(
+    arguments: Sequence[str], parser: ArgumentParser | None = None, command: str = "train"
+) -> dict[str, Any]:
     """The values of arguments that a command line gives, by name.
+
+    Args:
+        arguments: as they stand on the command line.
+        parser: that knows them; by default the one of [`make_parser`].
+        command: of `tubevit`, for errors.
 
     Raises:
         ValueError: there is no such argument, or not of such a value.
     """
-    parser = make_parser()
+    parser = make_parser() if parser is None else parser
     names = [field.name for group in parser.dataclass_types for field in dataclasses.fields(group)]
     unset = object()
     found, unknown = parser.parse_known_args(list(arguments), Namespace(**dict.fromkeys(names, unset)))
     if unknown:
         raise ValueError(
-            f"{unknown[0]}: there is no such argument; `tubevit train --help` lists those of the command, and "
-            "`tubevit train --list-arguments` all others."
+            f"{unknown[0]}: there is no such argument; `tubevit {command} --help` lists those of the command, "
+            f"and `tubevit {command} --list-arguments` all others."
         )
     given = {name: value for name, value in vars(found).items() if value is not unset}
     does_both, needs_all = "the command trains and evaluates", "it keeps the scores of all videos for validation"
@@ -149,7 +156,7 @@ def parse_given(arguments: Sequence[str]) -> dict[str, Any]:
         *(("dataloader_drop_last", needs_all), ("prediction_loss_only", needs_all)),
     ):
         if name in given:
-            raise ValueError(f"--{name} is not for `tubevit train`: {hint}.")
+            raise ValueError(f"--{name} is not for `tubevit {command}`: {hint}.")
     return given
 
 

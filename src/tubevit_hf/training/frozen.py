@@ -4,7 +4,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -133,28 +134,53 @@ def cache_frozen(
     folder = Path(folder)
     shape = frozen_shape(model, clips.load.size)  # pyrefly: ignore[missing-attribute]  a TrainingClip
     check_settings(folder, describe(model, clips, bf16), overwrite)
-    num_clips = len(clips) * clips.copies
-    missing = [number for number in range(-(-num_clips // SHARD_SIZE)) if not shard_path(folder, number).exists()]
-    check_room(folder, len(missing) * SHARD_SIZE * frozen_bytes(shape))
+    missing = list_missing(clips, folder, frozen_bytes(shape))
     training = model.training
     model.eval()
     try:
-        fill(model, clips, folder, missing, batch_size, num_workers, bf16, watch)
+        fill(partial(encode, model, bf16), clips, folder, missing, batch_size, num_workers, watch, "Frozen layers")
     finally:
         model.train(training)
     return FrozenClips(clips, folder)
 
 
+def list_missing(
+    clips: ClipDataset, folder: Path, clip_bytes: int, what: str = "what the frozen layers give"
+) -> list[int]:
+    """Numbers of the shards that are not there yet.
+
+    Args:
+        clips: with `copies`.
+        folder: of the shards.
+        clip_bytes: that a clip takes in them.
+        what: they hold, for the error.
+
+    Raises:
+        OSError: the disk has too little room for them.
+    """
+    num_clips = len(clips) * (clips.copies or 1)
+    missing = [number for number in range(-(-num_clips // SHARD_SIZE)) if not shard_path(folder, number).exists()]
+    check_room(folder, len(missing) * SHARD_SIZE * clip_bytes, what)
+    return missing
+
+
+def encode(model: TubeViTPreTrainedModel, bf16: bool, pixel_values: torch.Tensor) -> np.ndarray:
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        outputs = model.base_model.encode_frozen(pixel_values.to(model.device))
+    return outputs.float().cpu().numpy()
+
+
 def fill(
-    model: TubeViTPreTrainedModel,
+    encode: Callable[[torch.Tensor], np.ndarray],
     clips: ClipDataset,
     folder: Path,
     shards: list[int],
     batch_size: int,
     num_workers: int,
-    bf16: bool,
     watch: Watch | None,
+    description: str,
 ) -> None:
+    """Writes shards of what a function gives of batches of clips."""
     assert clips.copies is not None
     num_clips = len(clips) * clips.copies
     wanted = [item for shard in shards for item in range(shard * SHARD_SIZE, min(num_clips, (shard + 1) * SHARD_SIZE))]
@@ -162,8 +188,8 @@ def fill(
     loader = DataLoader(
         Copies(clips, wanted, batch_size), batch_size=None, num_workers=num_workers, generator=torch.Generator()
     )
-    bar = tqdm(total=len(wanted), desc="Frozen layers", unit="clip", disable=None)
-    done = iterate_outputs(model, loader, bf16)
+    bar = tqdm(total=len(wanted), desc=description, unit="clip", disable=None)
+    done = (output for pixel_values in loader for output in encode(pixel_values))
     number = 0
     for shard in shards:
         length = min(num_clips - shard * SHARD_SIZE, SHARD_SIZE)
@@ -188,15 +214,6 @@ def write_shard(path: Path, outputs: np.ndarray) -> None:
     finally:
         # where the disk is full, what was begun would take the room that is left
         unfinished.unlink(missing_ok=True)
-
-
-def iterate_outputs(
-    model: TubeViTPreTrainedModel, loader: DataLoader[torch.Tensor], bf16: bool
-) -> Iterator[np.ndarray]:
-    for pixel_values in loader:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            outputs = model.base_model.encode_frozen(pixel_values.to(model.device))
-        yield from outputs.float().cpu().numpy()
 
 
 class Copies(Dataset[torch.Tensor]):
@@ -245,18 +262,20 @@ def frozen_size(model: TubeViTPreTrainedModel, clips: ClipDataset) -> int:
     return len(clips) * (clips.copies or 1) * frozen_bytes(frozen_shape(model, clips.load.size))
 
 
-def check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int, what: str) -> None:
     """Raises an `OSError` if the disk cannot hold as many bytes."""
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise OSError(
-            f"{folder}: what the frozen layers give takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free. "
+            f"{folder}: {what} takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free. "
             "Choose another folder, or fewer copies of each clip."
         )
 
 
-def check_settings(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def check_settings(
+    folder: Path, settings: dict[str, Any], overwrite: bool, what: str = "what the frozen layers gave"
+) -> None:
     """Notes what a folder is made of, or holds it against what is noted there."""
     path = folder / SETTINGS_NAME
     settings = json.loads(json.dumps(settings, default=str))
@@ -267,8 +286,7 @@ def check_settings(folder: Path, settings: dict[str, Any], overwrite: bool) -> N
             return
         if not overwrite:
             raise FrozenCacheMismatch(
-                f"{folder} holds what the frozen layers gave with another {', another '.join(other)}. Remove it, or "
-                "choose another folder."
+                f"{folder} holds {what} with another {', another '.join(other)}. Remove it, or choose another folder."
             )
     folder.mkdir(parents=True, exist_ok=True)
     # the note goes first and comes last, so that no shard is ever beside a note of others

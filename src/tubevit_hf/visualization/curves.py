@@ -15,6 +15,8 @@ PANELS = {
         "eval_mean_class_accuracy",
         "eval_mean_average_precision",
     ),
+    "explained variance": ("eval_explained", "eval_explained_mean", "eval_explained_change"),
+    "variety of tokens": ("eval_token_variety",),
     "learning rate": ("learning_rate",),
     "clips a second": ("clips_per_second",),
     "share of time waiting for data": ("waiting_for_data",),
@@ -38,8 +40,8 @@ def draw_curves(log_history: Sequence[dict[str, float]]) -> Figure:
         for name in names:
             axes.plot(*zip(*curves[name]), marker=".", label=name)
         axes.set(title=title, xlabel="step")
-        highest = max(value for name in names for _, value in curves[name])
-        axes.set_ylim(0, 1.1 * highest or 1)
+        values = [value for name in names for _, value in curves[name]]
+        axes.set_ylim(min(0, 1.1 * min(values)), 1.1 * max(values) if max(values) > 0 else 1)
         if len(names) > 1:
             axes.legend(fontsize=7)
     return figure
