@@ -302,7 +302,7 @@ def fit_few_videos(
     videos = torch.arange(len(labels)).repeat_interleave(copies)
     standardization = ridge.standardize(read, importance[videos], weights)
     names = list(blocks)
-    products = dict(zip(names, ridge.products(read, len(videos), standardization, [blocks[n] for n in names])))
+    products = dict(zip(names, ridge.products(read, len(videos), standardization, [[blocks[n]] for n in names])))
     validations = {
         choice: ridge.cross_validate(sum_products(products, choice), videos, labels, numbers, importance, num_labels)
         for choice in choices
@@ -317,12 +317,7 @@ def fit_few_videos(
     read = reader(frozen, frozen.copies)
     videos = torch.arange(len(labels)).repeat_interleave(frozen.copies)
     standardization = ridge.standardize(read, importance[videos], weights)
-    which = [
-        block
-        for (layer, part), of_tubes in blocks.items()
-        if layer in chosen.layers and part in chosen.parts
-        for block in of_tubes
-    ]
+    which = [blocks[name] for name in names if name[0] in chosen.layers and name[1] in chosen.parts]
     [product] = ridge.products(read, len(videos), standardization, [which])
     counts = importance[videos]
     weight, bias = ridge.fit(read, product, standardization, labels[videos], counts, num_labels, validations[chosen])
@@ -389,25 +384,22 @@ def check_videos(rows: Dataset, copies: int, groups: Sequence[str] | None = None
     return labels, torch.tensor([known.index(group) for group in groups])
 
 
-def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], list[slice]]:
-    """Where the parts of each layer's features lie: a block for each tube that is read."""
-    blocks: dict[tuple[int, str], list[slice]] = {}
+def feature_blocks(config: TubeViTConfig) -> dict[tuple[int, str], slice]:
+    """Where the parts of each layer's features lie."""
+    blocks: dict[tuple[int, str], slice] = {}
     start = 0
     for layer in config.layers_read:
-        for _ in config.pooling_tubes:
-            for part, length in config.pooling_parts.items():
-                blocks.setdefault((layer, part), []).append(slice(start, start + length))
-                start += length
+        for part, length in config.pooling_parts.items():
+            blocks[layer, part] = slice(start, start + length)
+            start += length
     return blocks
 
 
 def feature_weights(config: TubeViTConfig) -> torch.Tensor:
-    """How much each feature weighs: parts as `WEIGHTS` says, whatever their length and the number of tubes."""
+    """How much each feature weighs: parts as `WEIGHTS` says, whatever their length."""
     weights = torch.zeros(config.pooled_size)
-    for (_, part), of_tubes in feature_blocks(config).items():
-        length = sum(block.stop - block.start for block in of_tubes)
-        for block in of_tubes:
-            weights[block] = WEIGHTS[part] / max(1, length)
+    for (_, part), block in feature_blocks(config).items():
+        weights[block] = WEIGHTS[part] / max(1, block.stop - block.start)
     return weights
 
 
@@ -453,12 +445,10 @@ def notes_on(chosen: Choice, validations: dict[Choice, ridge.Validation], num_la
 
 
 def read_features(config: TubeViTConfig, chosen: Choice) -> torch.Tensor:
-    """Which of the features are read by a choice of layers, all tubes and parts of each, in order."""
-    read = torch.zeros(config.pooled_size, dtype=torch.bool)
-    for (layer, _), of_tubes in feature_blocks(config).items():
-        for block in of_tubes:
-            read[block] = layer in chosen.layers
-    return read.nonzero()[:, 0]
+    """Which of the features are read by a choice of layers, all parts of each."""
+    blocks = feature_blocks(config)
+    features = torch.arange(config.pooled_size)
+    return torch.cat([features[block] for (layer, _), block in blocks.items() if layer in chosen.layers])
 
 
 def put_together(
