@@ -45,8 +45,8 @@ def random_targets(predictions: torch.Tensor) -> torch.Tensor:
         (
             {**PIXELS, "decoder_layers": 1},
             {"tubes": TUBES["time_and_space"], "use_cls_token": True},
-            [0, 3],
-            [2, 1, 3],
+            torch.tensor([9, 0, 3]),
+            torch.tensor([2, 15, 3]),
         ),
     ],
     ids=[
