@@ -28,7 +28,12 @@ SourceArgument = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 PositionsOption = Annotated[
-    Positions, typer.Option(help="Keep the source's position table for patches, or sine-cosine for all tokens.")
+    Positions | None,
+    typer.Option(
+        help="pretrained: the source's position table for patches, sine-cosine for other tubes. spatial: that table "
+        "for all tubes, read where each token lies. tube_center: sine-cosine for all. Default: spatial if the layout "
+        "is interleaved, or if the tubes of --tubes-from have such; else pretrained."
+    ),
 ]
 FramesOption = Annotated[
     int | None,

@@ -15,7 +15,6 @@ from .common import (
     OutOption,
     OverwriteOption,
     PickleOption,
-    Positions,
     PositionsOption,
     SourceArgument,
     one_line_errors,
@@ -25,6 +24,7 @@ from .common import (
 class Layout(str, Enum):
     FRAMES = "frames"
     SPARSE = "sparse"
+    INTERLEAVED = "interleaved"
 
 
 class NewTubes(str, Enum):
@@ -38,11 +38,12 @@ def convert(
     layout: Annotated[
         Layout,
         typer.Option(
-            help="How videos are read: frames by themselves up to the last quarter of the layers, or the paper's "
-            "sparse tubes together from the first on."
+            help="How videos are read. frames: by themselves up to the last quarter of the layers. sparse: the "
+            "paper's tubes, together from the first layer on. interleaved: tubes of one and four frames, as large as "
+            "a patch, together from the first layer on; they read filmed videos better without training."
         ),
     ] = Layout.FRAMES,
-    positions: PositionsOption = Positions.PRETRAINED,
+    positions: PositionsOption = None,
     new_tubes: Annotated[NewTubes, typer.Option(help="How the kernels of the tubes for videos begin.")] = (
         NewTubes.INFLATED
     ),
@@ -65,7 +66,7 @@ def convert(
         model, report = convert_vit(
             source,
             layout=layout.value,
-            positions=positions.value,
+            positions=None if positions is None else positions.value,
             tubes=None if tubes is None else read_tubes(tubes),
             new_tubes=new_tubes.value,
             tubes_from=tubes_from,

@@ -21,12 +21,12 @@ from ..model.tubes_tubevit import Tube, resolve_tubes
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
 from .report import ConversionReport
 from .sources import ConversionError, SourceViT, first_line, read_preprocessing, read_source
-from .tubes import default_tubes, find_patch, inflate_kernel, patch_steps, renormalize, widen
+from .tubes import default_tubes, find_patch, inflate_kernel, interleaved_tubes, patch_steps, renormalize, widen
 
 
 Positions = Literal["pretrained", "spatial", "tube_center"]
 NewTubes = Literal["inflated", "random"]
-Layout = Literal["frames", "sparse"]
+Layout = Literal["frames", "sparse", "interleaved"]
 # of a clip whose frames are encoded by themselves
 NUM_SINGLE_FRAMES = 8
 # mean and standard deviation of each channel
@@ -37,7 +37,7 @@ def convert_vit(
     source: str | os.PathLike[str],
     *,
     layout: Layout = "frames",
-    positions: Positions = "pretrained",
+    positions: Positions | None = None,
     tubes: list[dict[str, Any]] | None = None,
     new_tubes: NewTubes = "inflated",
     tubes_from: str | os.PathLike[str] | None = None,
@@ -55,10 +55,12 @@ def convert_vit(
         layout: how videos are read. `"frames"`: eight frames, each by itself through the first three quarters of the
             layers, as the source knows them; from there on all together, their patches averaged two by two.
             `"sparse"`: the paper's, Table 12's tubes without space-to-depth and all tokens together from the first
-            layer on.
+            layer on. `"interleaved"`: all together too, of tubes as high and wide as a patch, see
+            [`interleaved_tubes`].
         positions: `"pretrained"`: the source's position table for the patches, sine-cosine at the amplitude of that
             table for the other tubes; `"spatial"`: the source's table for all tubes, read where the centre of each
-            token lies; `"tube_center"`: the paper's sine-cosine for all.
+            token lies; `"tube_center"`: the paper's sine-cosine for all. By default `"spatial"` for the layout
+            `"interleaved"` and for `tubes_from` with such positions, else `"pretrained"`.
         tubes: as in [`TubeViTConfig`], instead of a layout's; one of them must be the source's patch, `[1, h, w]` at a
             stride of `[any, h, w]` and offset 0. All tokens are together from the first layer on. With a stride of
             multiples of `h` and `w`, an image has the tokens of as many patches fewer, each as the source embeds it,
@@ -66,7 +68,7 @@ def convert_vit(
         new_tubes: how the other kernels begin: `"inflated"` from the patch kernel, or `"random"`.
         tubes_from: folder or repo id of a TubeViT whose tubes and kernels are taken instead of the two above. If it
             is narrower, more neighbours are concatenated by space-to-depth.
-        num_frames: native length of a clip; by default that of `tubes_from`, 8 for `"frames"`, or 32.
+        num_frames: native length of a clip; by default that of `tubes_from`, 8 for `"frames"`, else 32.
         keep_classifier: whether the head comes along, if there is one.
         num_attention_heads: for files that do not tell; by default that of the usual ViT of their width.
         allow_pickle: whether a pickled file may be read.
@@ -93,7 +95,7 @@ def scale_up(
     tubes_from: str | os.PathLike[str],
     *,
     gate_layer: int,
-    positions: Positions = "pretrained",
+    positions: Positions | None = None,
     num_frames: int | None = None,
     keep_classifier: bool = True,
     num_attention_heads: int | None = None,
@@ -124,16 +126,16 @@ def convert(
     vit: SourceViT,
     *,
     layout: Layout = "sparse",
-    positions: Positions,
+    positions: Positions | None,
     tubes: list[dict[str, Any]] | None = None,
     new_tubes: NewTubes = "inflated",
     tubes_from: str | os.PathLike[str] | None = None,
     num_frames: int | None,
 ) -> tuple[TubeViTPreTrainedModel, ConversionReport]:
-    if positions not in get_args(Positions):
+    if layout not in get_args(Layout):
+        raise ConversionError(f"`layout` must be one of {', '.join(get_args(Layout))}, got {layout!r}.")
+    if positions is not None and positions not in get_args(Positions):
         raise ConversionError(f"`positions` must be one of {', '.join(get_args(Positions))}, got {positions!r}.")
-    if layout not in ("frames", "sparse"):
-        raise ConversionError(f'`layout` must be "frames" or "sparse", got {layout!r}.')
     if new_tubes not in ("inflated", "random"):
         raise ConversionError(f'`new_tubes` must be "inflated" or "random", got {new_tubes!r}.')
     if tubes_from is not None and tubes is not None:
@@ -150,13 +152,19 @@ def convert(
     kernels: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     if tubes_from is not None:
         small = load_tubevit(tubes_from, vit)
+        if positions is None and small.config.position_embedding_type == "spatial":
+            positions = "spatial"
         num_frames = small.config.num_frames if num_frames is None else num_frames
         tubes, kernels = take_tubes(os.fspath(tubes_from), small, vit, num_frames, report)
     if tubes is None and layout == "frames":
         tubes = [{"kernel_size": [1, *vit.patch_size], "stride": [1, *vit.patch_size]}]
         num_frames = NUM_SINGLE_FRAMES if num_frames is None else num_frames
         vit.settings |= {"joint_layer": max(1, vit.settings["num_hidden_layers"] * 3 // 4), "joint_pooling": [2, 2]}
-    config = make_config(vit, positions, tubes or default_tubes(vit.patch_size), num_frames)
+    if positions is None:
+        positions = "spatial" if layout == "interleaved" else "pretrained"
+    if tubes is None:
+        tubes = interleaved_tubes(vit.patch_size) if layout == "interleaved" else default_tubes(vit.patch_size)
+    config = make_config(vit, positions, tubes, num_frames)
 
     tensors = gather_tensors(vit, config, report)
     patch = find_patch(config.resolved_tubes, vit.patch_size)
@@ -213,6 +221,9 @@ def make_config(
     # a sine has an rms of 1 / sqrt(2), many times that of a trained table, and would drown what the tokens carry
     table = patch_positions(vit)[1]
     scale = float(table.float().square().mean().sqrt()) * 2**0.5
+    if positions == "spatial":
+        # an image ViT has never met a time: without training, it reads clips better without
+        scale = 0.0
     return TubeViTConfig(
         **settings,
         tubes=tubes,
@@ -369,7 +380,8 @@ def take_tubes(
     for tube, embedding in zip(small.config.resolved_tubes, small.embeddings.tubes):
         if tube.kernel_size[0] == 1:
             report.notes.append(f"The tube {list(tube.kernel_size)} of {name} makes way for the source's patches.")
-            of_images["stride"][0] = tube.stride[0]
+            steps = patch_steps(tube, tube.kernel_size[1:])
+            of_images["stride"] = [tube.stride[0], *(step * length for step, length in zip(steps, vit.patch_size))]
             continue
         wide = widen(tube, width, (num_frames, *vit.settings["image_size"]))
         base_kernel = small.embeddings.base_kernel

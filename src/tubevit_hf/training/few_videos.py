@@ -165,12 +165,17 @@ class FewVideosRecipe:
 
 
 def find_layouts(config: TubeViTConfig) -> tuple[Layout, ...]:
-    """The layouts in which the recipe can read a TubeViT."""
+    """The layouts in which the recipe can read a TubeViT. First comes the one that it reads by default: frames, if one
+    of the tubes reads whole frames."""
     if config.pooling_type == "grid":
         # of this recipe already
         return ("frames",) if config.joint_layer > 0 else ("sparse",)
-    single = [tube.sees_one_frame for tube in config.resolved_tubes]
-    return (*(("frames",) if any(single) else ()), *(("sparse",) if not all(single) else ()))
+    single = [tube for tube in config.resolved_tubes if tube.sees_one_frame]
+    found: list[Layout] = ["frames"] if single else []
+    if len(single) < len(config.resolved_tubes):
+        whole = any(tube.stride[1:] <= tube.extent[1:] for tube in single)
+        found.insert(1 if whole else 0, "sparse")
+    return tuple(found)
 
 
 def check_layout(config: TubeViTConfig, layout: Layout) -> None:

@@ -27,11 +27,8 @@ from transformers import (
 from transformers import set_seed as set_all_seeds
 from transformers.integrations import get_reporting_integration_callbacks
 
-from ..conversion import save_converted
-from ..conversion.convert import convert
+from ..conversion import convert_vit, save_converted
 from ..conversion.report import REPORT_NAME
-from ..conversion.sources import read_source
-from ..conversion.tubes import interleaved_tubes
 from ..data import drop_unreadable, get_names, is_multi_label, read_leave_out
 from ..data.dividing import SPLITS_NAME, Division, divide, read_division, write_division
 from ..data.labelled import leave_out, load_labelled, texts_of
@@ -438,9 +435,7 @@ def convert_source(source: str, out: Path, layout: Layout, args: TrainingArgumen
     folder = out / (CONVERTED_NAME if layout == "frames" else f"{CONVERTED_NAME}_{layout}")
     report = folder / REPORT_NAME
     if not report.exists() or read_json(report)["source"] != source:
-        vit = read_source(source)
-        tubes = None if layout == "frames" else interleaved_tubes(vit.patch_size)
-        model, conversion = convert(vit, layout=layout, positions="pretrained", tubes=tubes, num_frames=None)
+        model, conversion = convert_vit(source, layout="frames" if layout == "frames" else "interleaved")
         if args.should_log:
             print(f"{source} becomes a TubeViT in {folder}.")
         save_converted(model, conversion, folder, overwrite=True)

@@ -57,8 +57,6 @@ from .teachers import Normalization, find_layer, load_feature_teacher, load_logi
 FEATURES, LOGITS, PIXELS = TARGETS = ("features", "logits", "pixels")
 RECORD_NAME = "pretraining.json"
 TEACHER_NAME = "teacher"
-# frames of a clip of an image ViT that becomes a TubeViT
-NUM_FRAMES = 32
 # clips that the statistics of targets are measured on, and videos that are looked at for motion
 SAMPLED_CLIPS, SAMPLED_VIDEOS = 64, 24
 # share of a clip's volume that is hidden where pixels are predicted
@@ -373,9 +371,9 @@ def load_student(run: PretrainingRun, arguments: PretrainingArguments) -> tuple[
     if not is_tubevit(run.source):
         model, report = convert_vit(
             run.source,
-            layout="sparse",
+            layout="interleaved",
             tubes=run.tubes,
-            num_frames=arguments.num_frames or NUM_FRAMES,
+            num_frames=arguments.num_frames,
             keep_classifier=False,
         )
         processor = TubeViTVideoProcessor(**report.preprocessing, num_frames=model.config.num_frames)
