@@ -509,6 +509,7 @@ def test_pixels_that_are_negated_lazily():
 # the grid pooling of tubes of any kind
 
 GRID = {"pooling_type": "grid", "pooling_grid": [3, 2, 2], "pooling_layers": [0, 1, 2]}
+STATISTICS = ["means", "changes", "shares", "differences", "peaks", "signed"]
 
 
 @pytest.mark.parametrize("attn", ATTENTION)
@@ -535,3 +536,44 @@ def test_the_grid_pooling_of_padded_clips_and_images(tubes):
     packed = model.tubevit([clip[0, :6], clip[1, 0]]).pooler_output
     assert_close(packed[0], model.tubevit(clip[:1, :6]).pooler_output[0], "float64")
     assert_close(packed[1], model.tubevit(clip[1:, 0]).pooler_output[0], "float64")
+
+
+@pytest.mark.parametrize("statistics", [STATISTICS, ["changes", "signed"], ["peaks"]], ids="-".join)
+def test_statistics_of_the_grid_pooling(statistics):
+    model = build(tubes=TUBES["mixed"], pooling_statistics=statistics, **GRID)
+    assert_equals_oracle(model, random_clip(), mask_of([9, 6], 9))
+
+
+def test_a_clip_that_runs_backwards():
+    """Tubes of one frame, next to each other, see it as its mirror image in time."""
+    tubes = [{"kernel_size": [1, 5, 6], "stride": [1, 5, 6]}]
+    model = build(tubes=tubes, position_embedding_type="none", pooling_statistics=STATISTICS, **GRID)
+    clip = random_clip((9, 17, 23))
+    lengths = [*model.config.pooling_parts.values()] * 3
+    forwards, backwards = (model.tubevit(each).pooler_output.split(lengths, dim=1) for each in (clip, clip.flip(1)))
+    for name, before, after in zip(STATISTICS * 3, forwards, backwards):
+        if name in ("means", "changes", "shares"):
+            assert_close(after, before, "float64", name)
+        elif name == "signed":
+            assert_close(after, -before, "float64", name)
+            assert before.abs().min() > 1e-6
+        else:
+            assert (after - before).abs().max() > 1e-3
+
+
+def test_tubes_are_read_where_they_lie():
+    """Tubes of the left and of the right half, and of earlier and later frames, are told apart."""
+    tubes = [
+        {"kernel_size": [2, 8, 8], "stride": [2, 8, 8]},
+        {"kernel_size": [2, 8, 8], "stride": [2, 8, 8], "offset": [4, 0, 16]},
+    ]
+    model = build(tubes=tubes, **{**GRID, "pooling_grid": [4, 1, 4]})
+    model.config.pooling_type = "grid"
+    layout = model.config.token_layout(8, 8, 32)
+    assert layout.grids == ((4, 1, 4), (2, 1, 2))
+    states = torch.zeros(1, layout.num_tokens, 20, dtype=torch.float64)
+    # the second tube alone has something: in the later half of time, and the right half of space
+    states[:, -4:] = 1
+    pooled = model.tubevit.pooler(states, layout, None, {2: states})
+    means = pooled[0, : 4 * 20].unflatten(0, (4, 20)).mean(1)
+    assert_close(means, torch.tensor([0, 0, 0.5, 0.5], dtype=torch.float64), "float64")

@@ -312,7 +312,7 @@ def _encode_clip(state, config, clip, real):
         for number in config["pooling_layers"] or [config["num_hidden_layers"]]:
             vectors = [layer_norm(vector, state, "layernorm", config["layer_norm_eps"]) for vector in states[number]]
             of_tubes = [(*place, vector) for place, vector in zip(places, vectors[num_prefix:])]
-            parts += grid_features(of_tubes, config["pooling_grid"])
+            parts += grid_features(of_tubes, config)
         pooled = torch.cat(parts)
     else:
         pooled = sum(last[num_prefix:]) / len(last[num_prefix:])
@@ -420,7 +420,7 @@ def _encode_joint_clip(state, config, clip, real):
                 for token, vector in tokens
                 if token.place is not None
             ]
-            parts += grid_features(of_tubes, config["pooling_grid"], (1, height, width))
+            parts += grid_features(of_tubes, config, (1, height, width))
         pooled = torch.cat(parts)
     else:
         first = {}
@@ -457,12 +457,16 @@ def join(names, states, config, with_time):
     return joined
 
 
-def grid_features(tokens, grid, scale=(1, 1, 1)):
+def grid_features(tokens, config, scale=(1, 1, 1)):
     """Means over time of each region in space; how much its patches change, by itself and beside the others; how each
-    region in time differs from the means; and the greatest change of any patch from step to step.
+    region in time differs from the means; the greatest change of any patch from step to step; and roots of changes
+    with their sign.
 
     Of tokens `(tube, (t, h, w), vector)`. `scale`: tokens that were pooled to one along each axis.
     """
+
+    grid = config["pooling_grid"]
+    statistics = config.get("pooling_statistics") or ["means", "changes", "shares", "differences", "peaks"]
 
     def stretch(tube, axis, index):
         """Where a token's share of an axis begins and ends; that of a pooled token as if there had been all of it."""
@@ -502,7 +506,7 @@ def grid_features(tokens, grid, scale=(1, 1, 1)):
         {patch: (after[patch] - before[patch]).abs() for patch in patches}
         for before, after in itertools.pairwise(steps)
     ]
-    means, changed, differences = [], [], [[] for _ in steps]
+    means, changed, signed, differences = [], [], [], [[] for _ in steps]
     for in_rows in divide(1, grid[1]):
         for in_columns in divide(2, grid[2]):
             inside = [
@@ -518,6 +522,12 @@ def grid_features(tokens, grid, scale=(1, 1, 1)):
                 differences_of_step.append(of_step - means[-1])
             moving = [patch for patch in inside if len(patches[patch]) > 1]
             changed.append(mean([step[patch] for step in changes for patch in moving] or nothing))
+            roots = [
+                (after[patch] - before[patch]) / ((after[patch] - before[patch]).abs() + 1e-6).sqrt()
+                for before, after in itertools.pairwise(steps)
+                for patch in moving
+            ]
+            signed.append(mean(roots or nothing))
     peaks = [torch.stack(list(step.values())).amax(dim=0) for step in changes]
     share_of = mean(changed).clamp_min(1e-6)
     shares = [change / share_of for change in changed]
@@ -525,7 +535,15 @@ def grid_features(tokens, grid, scale=(1, 1, 1)):
     changed, shares, peaks = (
         [value.clamp_min(1e-6).sqrt() for value in values] for values in (changed, shares, peaks)
     )
-    return [*means, *changed, *shares, *(vector for step in differences for vector in step), *peaks]
+    found = {
+        "means": means,
+        "changes": changed,
+        "shares": shares,
+        "differences": [vector for step in differences for vector in step],
+        "peaks": peaks,
+        "signed": signed,
+    }
+    return [vector for name, vectors in found.items() if name in statistics for vector in vectors]
 
 
 def naive_pretraining(state, config, pixel_values, visible, targets):

@@ -52,6 +52,8 @@ LIMITS = {
 }
 
 # A file may not set these fields to a repository, whose code transformers would run
+# of the pooling "grid"
+STATISTICS = ("means", "changes", "shares", "differences", "peaks", "signed")
 ATTENTION_KEYS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
@@ -142,6 +144,13 @@ def check_pooling(config: "TubeViTConfig") -> None:
         raise ValueError(f"`joint_pooling` {config.joint_pooling} needs a `joint_layer` above 0, where it happens.")
     if len(config.pooling_grid) != 3 or min(config.pooling_grid) < 1:
         raise ValueError(f"`pooling_grid` must be [t, h, w], each at least 1, got {config.pooling_grid}.")
+    statistics = config.pooling_statistics
+    if statistics is not None and statistics != [name for name in STATISTICS if name in statistics]:
+        raise ValueError(
+            f"`pooling_statistics` must be some of {', '.join(STATISTICS)}, in this order, got {statistics}."
+        )
+    if statistics == []:
+        raise ValueError("`pooling_statistics` must name at least one; leave it out for the usual ones.")
     layers = config.pooling_layers
     if layers is not None and (
         sorted(set(layers)) != layers or layers[-1:] != [config.num_hidden_layers] or layers[0] < 0

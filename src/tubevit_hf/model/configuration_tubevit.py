@@ -12,6 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .configuration_checks_tubevit import (
+    STATISTICS,
     agrees,
     check_before_use,
     check_heads,
@@ -119,6 +120,9 @@ class TubeViTConfig(PreTrainedConfig):
             Layers after which `"grid"` reads the tokens: `[6, 9]` reads them after the first six and after the first
             nine layers. The final norm is applied to each. The last number must be `num_hidden_layers`, which alone
             is the default.
+        pooling_statistics (`list[str]`, *optional*):
+            Statistics that `"grid"` computes, in this order: `"means"`, `"changes"`, `"shares"`, `"differences"`,
+            `"peaks"`, `"signed"`, see `TubeViTGridPooler`. By default all but the last.
         gate_layer (`int`, *optional*):
             0-based index of the layer that adds the embeddings back through a learned gate, `tanh(gate) * z0` (Eq. 8).
         freeze_before (`int`, *optional*):
@@ -209,6 +213,7 @@ class TubeViTConfig(PreTrainedConfig):
     pooling_type: Literal["attention", "cls", "mean", "grid"] = "attention"
     pooling_grid: list[int] | tuple[int, ...] = (8, 2, 4)
     pooling_layers: list[int] | None = None
+    pooling_statistics: list[str] | None = None
     gate_layer: int | None = None
     freeze_before: int | None = None
     joint_layer: int = 0
@@ -319,7 +324,7 @@ class TubeViTConfig(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         settings = super().to_diff_dict()
         # left out of `config.json` where they are off: earlier versions would warn of unknown fields
-        for name in ("recompute_activation", "pretraining"):
+        for name in ("recompute_activation", "pretraining", "pooling_statistics"):
             if not getattr(self, name):
                 settings.pop(name, None)
         return settings
@@ -388,13 +393,16 @@ class TubeViTConfig(PreTrainedConfig):
         """Length of each statistic of the pooling `"grid"` per layer, in order, see `TubeViTGridPooler`."""
         steps, rows, columns = self.pooling_grid
         regions = rows * columns * self.hidden_size
-        return {
+        lengths = {
             "means": regions,
             "changes": regions,
             "shares": regions,
             "differences": steps * regions,
             "peaks": (steps - 1) * self.hidden_size,
+            "signed": regions,
         }
+        wanted = STATISTICS[:-1] if self.pooling_statistics is None else self.pooling_statistics
+        return {name: length for name, length in lengths.items() if name in wanted}
 
     @property
     def pretraining_size(self) -> int:

@@ -104,10 +104,12 @@ class TubeViTGridPooler(nn.Module):
         shares       the changes of a region, relative to the mean over all regions
         differences  each region at each step, minus its mean over time
         peaks        largest absolute change of any patch, from each step to the next
+        signed       mean over a region's patches and steps of the change's square root, with the change's sign
 
     A patch is one place in one tube's grid. A tube with one token in time adds nothing to changes. A scene without
-    motion shows in the means alone, so that a head can read motion apart from it. All parts are per channel. Of
-    changes, shares and peaks, the square root is returned.
+    motion shows in the means alone, so that a head can read motion apart from it. Of a clip that runs backwards,
+    means, changes and shares are the same, and signed has the other sign. All parts are per channel. Of changes,
+    shares and peaks, the square root is returned.
     """
 
     def __init__(self, config: TubeViTConfig):
@@ -170,14 +172,24 @@ class TubeViTGridPooler(nn.Module):
         in_space = space_weights(tubes, sizes, lengths, scale, (rows, columns), patches[0].dtype)
         regions = average_regions(combine(in_space, [length > 0 for length in lengths]), by_step)
         mean = regions.mean(dim=1, keepdim=True)
-        changes = by_step.diff(dim=1).abs()
+        differences = by_step.diff(dim=1)
+        changes = differences.abs()
+        moving = combine(in_space, [length > 1 for length in lengths])
         # a single step has no changes
-        changed = average_regions(combine(in_space, [length > 1 for length in lengths]), changes)
-        changed = changed.sum(dim=1) / max(1, steps - 1)
-        shares = changed / changed.mean(dim=1, keepdim=True).clamp_min(LEAST_CHANGE)
-        peaks = changes.amax(dim=2)
-        parts = [mean, smooth_sqrt(changed), smooth_sqrt(shares), regions - mean, smooth_sqrt(peaks)]
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+        changed = average_regions(moving, changes).sum(dim=1) / max(1, steps - 1)
+        found = {
+            "means": mean,
+            "changes": smooth_sqrt(changed),
+            "shares": smooth_sqrt(changed / changed.mean(dim=1, keepdim=True).clamp_min(LEAST_CHANGE)),
+            "differences": regions - mean,
+            "peaks": smooth_sqrt(changes.amax(dim=2)),
+        }
+        parts = self.config.pooling_parts
+        if "signed" in parts:
+            # finite slope at 0
+            roots = differences / (changes + LEAST_CHANGE).sqrt()
+            found["signed"] = average_regions(moving, roots).sum(dim=1) / max(1, steps - 1)
+        return torch.cat([found[name].flatten(1) for name in parts], dim=1)
 
 
 def average_regions(weights: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

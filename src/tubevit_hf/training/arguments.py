@@ -68,7 +68,7 @@ class PretrainingArguments(RandomClipArguments):
         },
     )
     depths: list[float] = field(
-        default_factory=lambda: [2 / 3, 1.0],
+        default_factory=lambda: [1 / 2, 3 / 4],
         metadata={
             "help": "Shares of the layers, of the model and of the teacher, after which tokens and features are read."
         },

@@ -37,14 +37,17 @@ MAX_CLIPS = 6_000
 MAX_VIDEOS = 3_000
 
 # of the parts in the sum of products: means can be the place alone, and changes are few beside differences
-WEIGHTS = {"means": 0.3, "changes": 1.5, "shares": 1.5, "differences": 1.0, "peaks": 3.0}
-# which of them may be read. Peaks are for what happens small and anywhere in a wide view, and cost a little elsewhere
+WEIGHTS = {"means": 0.3, "changes": 1.5, "shares": 1.5, "differences": 1.0, "peaks": 3.0, "signed": 1.5}
+# which of them may be read. Peaks are for what happens small and anywhere in a wide view, and signed changes tell a
+# motion from its reverse; both cost a little elsewhere
 MOVING = (
     ("differences",),
     ("changes", "shares", "differences"),
     ("means", "changes", "shares", "differences"),
     ("changes", "shares", "differences", "peaks"),
     ("means", "changes", "shares", "differences", "peaks"),
+    ("changes", "shares", "differences", "signed"),
+    ("means", "changes", "shares", "differences", "signed"),
 )
 STILL = ("means",)
 
@@ -121,6 +124,7 @@ class FewVideosRecipe:
             "joint_pooling": [1, 1],
             "pooling_type": "grid",
             "pooling_grid": [steps, rows, columns],
+            "pooling_statistics": list(WEIGHTS),
         }
         return TubeViTConfig(**settings | read_layers(settings, numbers))
 
@@ -414,6 +418,8 @@ def list_choices(config: TubeViTConfig) -> list[Choice]:
         for number in range(1, len(config.layers_read) + 1)
         for chosen in combinations(config.layers_read, number)
         for parts in (*MOVING, STILL)
+        # models of earlier versions have no signed changes
+        if config.pooling_parts.keys() >= set(parts)
     ]
 
 

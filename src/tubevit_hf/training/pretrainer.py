@@ -90,6 +90,19 @@ class PretrainingTrainer(VideoTrainer):
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
             return self.learned.prepare(inputs[self.model.main_input_name], inputs.get("targets"), generator)
 
+    @torch.no_grad()
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Normed states of all tube tokens of clips, after each layer that is read: `(clips, layers, tokens,
+        hidden_size)`, float32, on the CPU."""
+        student = self.model
+        assert isinstance(student, TubeViTForPreTraining)  # others have no layers that are read
+        student.eval()
+        pixel_values = pixel_values.to(self.args.device)
+        layout = student.tubevit.embeddings.layout(pixel_values)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            states = torch.stack(student.encode(pixel_values, layout, None), dim=1)
+        return states[:, :, layout.num_prefix_tokens :].float().cpu()
+
     def compute_loss(
         self,
         model: nn.Module,

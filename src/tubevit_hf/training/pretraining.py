@@ -17,6 +17,7 @@ import torch
 import transformers
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 from transformers import (
     AutoConfig,
@@ -59,6 +60,8 @@ RECORD_NAME = "pretraining.json"
 TEACHER_NAME = "teacher"
 # clips that the statistics of targets are measured on, and videos that are looked at for motion
 SAMPLED_CLIPS, SAMPLED_VIDEOS = 64, 24
+# of the ridge that fits the heads, as a share of the mean square of a state
+HEAD_STRENGTH = 1e-3
 # share of a clip's volume that is hidden where pixels are predicted
 HIDDEN_PIXELS = 0.75
 # `[t, h, w]` that the pixels of a token are averaged to
@@ -501,8 +504,8 @@ def make_clip(processor: TubeViTVideoProcessor, num_frames: int, arguments: Pret
 
 
 def measure_targets(trainer: PretrainingTrainer, clips: ClipDataset, folder: Path) -> dict[str, Any]:
-    """Measures the targets' statistics on some training clips, and what the run will take; in a second start both are
-    read.
+    """Measures the targets' statistics on some training clips and what the run will take, and fits the heads that read
+    visible tokens; in a second start all is read.
 
     Returns:
         What the run takes: seconds, bytes of a clip's targets and of all that is written.
@@ -512,12 +515,21 @@ def measure_targets(trainer: PretrainingTrainer, clips: ClipDataset, folder: Pat
         OSError: the disk has too little room.
     """
     path, noted = folder / "statistics.safetensors", folder / "forecast.json"
+    model, objective = trainer.model, trainer.learned
+    # what a decoder gives at first is nothing to fit to
+    heads = model.heads if isinstance(model, TubeViTForPreTraining) and model.decoder is None else None
     if noted.exists():
         trainer.learned.statistics = load_file(path)
+        if heads is not None:
+            heads.load_state_dict(load_file(folder / "heads.safetensors"))
         return read_json(noted)
     folder.mkdir(parents=True, exist_ok=True)
     watch = Stopwatch()
     trainer.learned.fit(sample_targets(trainer, clips, watch))
+    if heads is not None:
+        assert isinstance(objective, FeatureObjective)  # pixels need a decoder
+        fit_heads(heads, watch.states, [objective.standardize(targets) for targets in watch.all_targets])
+        save_file(heads.state_dict(), folder / "heads.safetensors")
     forecast = forecast_run(trainer, clips, watch)
     check_room(folder, forecast["cache_bytes"], WHAT)
     save_file(trainer.learned.statistics, path)
@@ -525,13 +537,36 @@ def measure_targets(trainer: PretrainingTrainer, clips: ClipDataset, folder: Pat
     return forecast
 
 
+def fit_heads(heads: nn.ModuleList, states: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
+    """Fits linear heads to a student that is not trained yet, by ridge regression. Random ones would first pull its
+    layers away from what they know.
+
+    Args:
+        heads: of the layers that are read.
+        states: of some clips, `(clips, layers, tokens, hidden_size)` each.
+        targets: of these, `(clips, tokens, layers, target_size)`.
+    """
+    for layer, head in enumerate(heads):
+        of_layer = torch.cat([batch[:, layer].flatten(0, 1) for batch in states]).double()
+        wanted = torch.cat([batch[:, :, layer].flatten(0, 1) for batch in targets]).double()
+        mean, target_mean = of_layer.mean(0), wanted.mean(0)
+        of_layer = of_layer - mean
+        squares = of_layer.T @ of_layer
+        squares.diagonal().add_(HEAD_STRENGTH * squares.diagonal().mean())
+        weight = torch.linalg.solve(squares, of_layer.T @ (wanted - target_mean)).T
+        head.load_state_dict({"weight": weight.float(), "bias": (target_mean - weight @ mean).float()})
+
+
 class Stopwatch:
-    """Seconds that some clips took, by what takes them; and the last of these clips, with what was said of them."""
+    """Seconds that some clips took, by what takes them; the last of these clips, with what was said of them; and where
+    heads are fitted, what was said of all, with the student's states."""
 
     def __init__(self) -> None:
         self.seconds = {"read": 0.0, "teacher": 0.0}
         self.clips = 0
         self.pixel_values = self.targets = torch.empty(0)
+        self.all_targets: list[torch.Tensor] = []
+        self.states: list[torch.Tensor] = []
 
 
 def sample_targets(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwatch) -> Iterator[torch.Tensor]:
@@ -559,6 +594,9 @@ def sample_targets(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopw
         watch.seconds["teacher"] += time.perf_counter() - read
         watch.clips += len(pixel_values)
         watch.pixel_values, watch.targets = pixel_values, targets
+        if isinstance(trainer.model, TubeViTForPreTraining) and trainer.model.decoder is None:
+            watch.all_targets.append(targets)
+            watch.states.append(trainer.encode(pixel_values))
         yield targets
 
 
