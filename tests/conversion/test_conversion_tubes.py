@@ -129,10 +129,11 @@ def test_sparse_tubes_are_table_12_without_space_to_depth(vit):
 
 def test_interleaved_tubes_read_every_other_patch(vit):
     """An image is seen through a quarter of its patches, each with its own position."""
-    assert TubeViTConfig(tubes=interleaved_tubes((16, 16))).num_tokens() == 588
-    model, report = convert_vit(vit, tubes=interleaved_tubes((PATCH, PATCH)))
-    assert model.config.token_grids() == [(4, 2, 2)] * 3
-    assert report.tokens == {"image, before": 17, "image, after": 5, "video, after": 49}
+    assert TubeViTConfig(tubes=interleaved_tubes((16, 16))).num_tokens() == 784
+    model, report = convert_vit(vit, layout="interleaved")
+    assert model.config.tubes == interleaved_tubes((PATCH, PATCH))
+    assert model.config.token_grids() == [(8, 2, 2)] * 2
+    assert report.tokens == {"image, before": 17, "image, after": 5, "video, after": 65}
     assert report.flops["image, before"] == convert_vit(vit)[1].flops["image, before"]
     [note] = [note for note in report.notes if "one patch of every" in note]
     assert "of every 2x2: an image has 5 tokens instead of 17" in note
@@ -143,6 +144,12 @@ def test_interleaved_tubes_read_every_other_patch(vit):
         expected = source(image, output_hidden_states=True).hidden_states[0]
     # of 4x4 patches, behind the CLS token
     assert_same(found, expected[:, [0, 1, 3, 9, 11]])
+    # in a clip that stands still, the other tube sees the patches between these, each with its own position too
+    with torch.no_grad():
+        still = model(image[:, None].expand(-1, 32, -1, -1, -1), output_hidden_states=True).hidden_states[0]
+    first, second = still[:, 1:].unflatten(1, (2, 8, 4)).unbind(1)
+    assert_same(first, expected[:, None, [1, 3, 9, 11]].expand_as(first))
+    assert_same(second, expected[:, None, [6, 8, 14, 16]].expand_as(second))
 
 
 def test_the_tubes_of_a_patch_that_is_not_square():
@@ -156,7 +163,7 @@ def test_the_tubes_of_a_patch_that_is_not_square():
                 top, left = tube.offset[1] + row * tube.stride[1], tube.offset[2] + column * tube.stride[2]
                 seen[top : top + 6, left : left + 10] += 1
     assert seen.unique().tolist() == [0, 1]
-    assert seen.mean() == 0.75
+    assert seen.mean() == 0.5
 
 
 def test_the_densest_patch_tube_is_the_patch():
@@ -188,6 +195,37 @@ def test_random_tubes(vit):
     )
     assert report.new == {"embeddings.tubes.0.weight": "random", "embeddings.tubes.0.bias": "random"}
     assert 0.01 < model.tubevit.embeddings.tubes[0].weight.std() < 0.03
+
+
+def test_positions_are_read_where_tubes_lie(vit):
+    """Between the centres of patches the table is interpolated, and beyond the last one it stays as it is."""
+    source = transformers.ViTForImageClassification.from_pretrained(vit)
+    table = source.vit.embeddings.position_embeddings.detach()[0, 1:].unflatten(0, (4, 4))
+    tubes = [
+        {"kernel_size": [2, 8, 12], "stride": [4, 12, 8], "offset": [0, 6, 1]},
+        {"kernel_size": [4, 4, 4], "stride": [4, 28, 28]},
+        {"kernel_size": [1, 8, 8], "stride": [4, 8, 8]},
+    ]
+    model, report = convert_vit(vit, tubes=tubes, positions="spatial", num_frames=8)
+    assert (model.config.position_embedding_type, model.config.position_embedding_scale) == ("spatial", 0)
+    assert not report.new
+    positions = model.tubevit.embeddings.position_embeddings
+
+    def read(y, x):
+        """The table at a place in pixels, by hand."""
+        (row, of_row), (column, of_column) = (
+            (int(place), place - int(place)) for place in (min(max(place / 8 - 0.5, 0), 3) for place in (y, x))
+        )
+        below, right = min(row + 1, 3), min(column + 1, 3)
+        upper = (1 - of_column) * table[row, column] + of_column * table[row, right]
+        lower = (1 - of_column) * table[below, column] + of_column * table[below, right]
+        return (1 - of_row) * upper + of_row * lower
+
+    expected = torch.stack([torch.stack([read(y, x) for x in (7, 15, 23)]) for y in (10, 22)])
+    torch.testing.assert_close(getattr(positions, "0")[0], expected)
+    corners = torch.stack([table[y, x] for y in (0, 3) for x in (0, 3)]).unflatten(0, (2, 2))
+    torch.testing.assert_close(getattr(positions, "1")[0], corners)
+    torch.testing.assert_close(getattr(positions, "2")[0], table, rtol=0, atol=0)
 
 
 def test_positions_of_the_paper(vit):

@@ -206,7 +206,7 @@ def test_the_model_reads_frames_and_keeps_their_layers(vit):
     config = model.config
     assert config.native_size == (8, 32, 32)
     assert (config.num_hidden_layers, config.joint_layer, config.pooling_layers) == (2, 2, [1, 2])
-    assert config.pooled_size == 2 * ((3 + 4) * 4 + 3) * 24
+    assert config.pooled_size == 2 * ((4 + 4) * 4 + 3) * 24
     assert not any(parameter.requires_grad for parameter in model.tubevit.parameters())
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_the_sparse_layout_keeps_the_tubes(vit):
     # the finest of the tubes has three steps
     assert [grid[0] for grid in config.token_grids()] == [2, 3, 2, 1]
     assert config.pooling_grid == [3, 2, 2]
-    assert config.pooled_size == 2 * 4 * ((3 + 3) * 4 + 2) * 24
+    assert config.pooled_size == 2 * ((4 + 3) * 4 + 2) * 24
     assert not any(parameter.requires_grad for parameter in model.tubevit.parameters())
     clip = torch.randn(1, 32, 3, 32, 32)
     with torch.no_grad():
@@ -275,6 +275,9 @@ def test_what_it_cannot_start_from():
     assert find_layouts(tiny_config(tubes=tubes)) == ("sparse",)
     single = tiny_config(tubes=[{"kernel_size": [1, 8, 8], "stride": [1, 8, 8]}])
     assert find_layouts(single) == ("frames",)
+    # a tube of one frame that leaves out patches is no picture of a frame
+    assert find_layouts(tiny_config(tubes=interleaved_tubes((8, 8)))) == ("sparse", "frames")
+    assert find_layouts(tiny_config(tubes=interleaved_tubes((8, 4))[:1])) == ("frames",)
     with pytest.raises(ValueError, match="All of the model's tubes see a single frame"):
         SPARSE.make_config(single)
     for recipe, other in ((SMALL, SPARSE), (SPARSE, SMALL)):
@@ -300,54 +303,29 @@ def test_choices_are_columns():
         pooling_type="grid",
         pooling_grid=[3, 1, 2],
         pooling_layers=[1, 3],
+        pooling_statistics=list(PART_WEIGHTS),
     )
     blocks = feature_blocks(config)
-    assert {name: (block.start, block.stop) for name, [block] in blocks.items()} == {
+    assert {name: (block.start, block.stop) for name, block in blocks.items()} == {
         (1, "means"): (0, 12),
         (1, "changes"): (12, 24),
         (1, "shares"): (24, 36),
         (1, "differences"): (36, 72),
         (1, "peaks"): (72, 84),
-        (3, "means"): (84, 96),
-        (3, "changes"): (96, 108),
-        (3, "shares"): (108, 120),
-        (3, "differences"): (120, 156),
-        (3, "peaks"): (156, 168),
+        (1, "signed"): (84, 96),
+        (3, "means"): (96, 108),
+        (3, "changes"): (108, 120),
+        (3, "shares"): (120, 132),
+        (3, "differences"): (132, 168),
+        (3, "peaks"): (168, 180),
+        (3, "signed"): (180, 192),
     }
-    assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(84, 168))
+    assert read_features(config, Choice((3,), ("means",))).tolist() == list(range(96, 192))
     # a part weighs as much whatever its length
     weights = feature_weights(config)
-    assert {name: weights[block].sum().item() for name, [block] in blocks.items()} == pytest.approx(
+    assert {name: weights[block].sum().item() for name, block in blocks.items()} == pytest.approx(
         {(layer, part): PART_WEIGHTS[part] for layer in (1, 3) for part in PART_WEIGHTS}
     )
-
-
-def test_columns_of_several_tubes():
-    """A part has a block for each tube, in the order of the model: layers, tubes, parts."""
-    config = TubeViTConfig(
-        hidden_size=6,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        tubes=[{"kernel_size": [size, 16, 16], "stride": [4, 16, 16]} for size in (1, 2, 4)],
-        pooling_type="grid",
-        pooling_grid=[2, 1, 2],
-        pooling_layers=[1, 2],
-    )
-    # 12 means, 12 changes, 12 shares, 24 differences, 6 peaks
-    blocks = feature_blocks(config)
-    assert blocks[1, "means"] == [slice(0, 12), slice(66, 78), slice(132, 144)]
-    assert blocks[1, "peaks"] == [slice(60, 66), slice(126, 132), slice(192, 198)]
-    assert blocks[2, "differences"] == [slice(234, 258), slice(300, 324), slice(366, 390)]
-    covered = torch.zeros(config.pooled_size)
-    for of_tubes in blocks.values():
-        for block in of_tubes:
-            covered[block] += 1
-    assert covered.eq(1).all()
-    # a part weighs as much with three tubes as with one
-    weights = feature_weights(config)
-    for (_, part), of_tubes in blocks.items():
-        assert sum(weights[block].sum().item() for block in of_tubes) == pytest.approx(PART_WEIGHTS[part])
-    assert read_features(config, Choice((2,), ("means",))).tolist() == list(range(198, 396))
 
 
 def test_the_layout_of_the_lower_loss_is_kept():
@@ -380,7 +358,12 @@ def test_the_layout_of_the_lower_loss_is_kept():
 
 @pytest.mark.parametrize("recipe", [SMALL, SPARSE], ids=["frames", "sparse"])
 @pytest.mark.parametrize(
-    "choice", [Choice((1,), ("differences",)), Choice((1, 2), ("means", "changes", "shares", "differences", "peaks"))]
+    "choice",
+    [
+        Choice((1,), ("differences",)),
+        Choice((1, 2), ("means", "changes", "shares", "differences", "peaks")),
+        Choice((2,), ("changes", "signed")),
+    ],
 )
 def test_the_fitted_model_gives_what_was_fitted(choice, recipe, blobs, converted, with_tubes, tmp_path, monkeypatch):
     """The model put together reads what was chosen, from pixels as from the cache."""
@@ -395,9 +378,8 @@ def test_the_fitted_model_gives_what_was_fitted(choice, recipe, blobs, converted
     assert report.chosen == choice
     assert fitted.config.num_hidden_layers == choice.layers[-1]
     assert fitted.config.id2label == {0: "left", 1: "right"}
-    for (_, part), of_tubes in feature_blocks(fitted.config).items():
-        for block in of_tubes:
-            assert bool(fitted.classifier.weight[:, block].any()) == (part in choice.parts)
+    for (_, part), block in feature_blocks(fitted.config).items():
+        assert bool(fitted.classifier.weight[:, block].any()) == (part in choice.parts)
     kept = read_features(model.config, choice)
     clip = clips.get_clip(3, 1)["pixel_values"][None]
     with torch.no_grad():
@@ -409,9 +391,8 @@ def test_the_fitted_model_gives_what_was_fitted(choice, recipe, blobs, converted
     columns = torch.cat(
         [
             torch.arange(model.config.pooled_size)[block]
-            for (layer, part), of_tubes in feature_blocks(model.config).items()
+            for (layer, part), block in feature_blocks(model.config).items()
             if layer in choice.layers and part in choice.parts
-            for block in of_tubes
         ]
     )
     scaled = scaled[:, columns].double().numpy()
@@ -446,7 +427,7 @@ def test_the_example_learns_a_motion_from_a_random_vit(blobs, converted, tmp_pat
     assert "24 videos x 4 clips: 0.00 GB" in result.stdout
     assert "motion matters here" in result.stdout
     report = json.loads((out / "few_videos.json").read_text())
-    assert len(report["choices"]) == 18
+    assert len(report["choices"]) == 24
     assert report["chosen"] in report["choices"]
     # no single frame tells left from right
     assert json.loads((out / "eval_results.json").read_text())["eval_top_1_accuracy"] >= 0.9

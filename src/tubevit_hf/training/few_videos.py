@@ -177,7 +177,7 @@ def find_layouts(config: TubeViTConfig) -> tuple[Layout, ...]:
     single = [tube for tube in config.resolved_tubes if tube.sees_one_frame]
     found: list[Layout] = ["frames"] if single else []
     if len(single) < len(config.resolved_tubes):
-        whole = any(tube.stride[1:] <= tube.extent[1:] for tube in single)
+        whole = any(all(step <= size for step, size in zip(tube.stride[1:], tube.extent[1:])) for tube in single)
         found.insert(1 if whole else 0, "sparse")
     return tuple(found)
 
