@@ -34,6 +34,7 @@ from transformers import AutoImageProcessor, AutoModel, set_seed
 from tubevit_hf import (
     TubeViTConfig,
     TubeViTForVideoClassification,
+    TubeViTModel,
     TubeViTVideoProcessor,
     convert_vit,
     read_video,
@@ -41,6 +42,7 @@ from tubevit_hf import (
 from tubevit_hf.data import ClipDataset, EvaluationViews, read_groups
 from tubevit_hf.data.listing import find_videos
 from tubevit_hf.data.splits import path_of
+from tubevit_hf.model.modeling_tubevit import TubeViTPreTrainedModel
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.model.video_decoding_tubevit import VideoSource
 from tubevit_hf.training.few_videos import (
@@ -82,6 +84,9 @@ class Row:
         parts: the only parts that may be read; `None` for all.
         random_weights: whether the ViT has random weights instead of its own.
         order: of the frames at test time.
+        source: folder of a TubeViT that is read, instead of one that is made of the image ViT.
+        positions: of one that is made for sparse tubes, see [`convert_vit`].
+        views: of a test video, beside the pipeline's one; `None` for the recipe's.
     """
 
     name: str
@@ -91,6 +96,9 @@ class Row:
     parts: tuple[str, ...] | None = None
     random_weights: bool = False
     order: str = "as filmed"
+    source: str | None = None
+    positions: str | None = None
+    views: dict[str, Any] | None = None
 
     def choices(self, config: TubeViTConfig) -> list[Choice]:
         chosen = {
@@ -236,6 +244,8 @@ class Cached:
         self.source, self.videos, self.row, self.seed = source, videos, row, seed
         recipe = row.recipe
         kind = f"{recipe.num_frames}-frames-{'random' if row.random_weights else 'own'}-weights"
+        if recipe.layout == "sparse":
+            kind = f"sparse-{Path(row.source).name if row.source else row.positions}"
         self.folder = folder / kind
 
     @cached_property
@@ -243,27 +253,34 @@ class Cached:
         """The model, its training clips, views, and the one view that the pipeline sees."""
         recipe, rows = self.row.recipe, self.videos.rows
         set_seed(self.seed)
-        model, conversion = convert_vit(self.source)
+        model, processor = self.make_model()
         if self.row.random_weights:
             model = type(model)(model.config)
-        processor = TubeViTVideoProcessor(**conversion.preprocessing, num_frames=recipe.num_frames)
         model = recipe.start(model)
+        num_frames = processor.num_frames
         bf16 = has_bfloat16_units()
         keep = partial(cache_frozen, model, num_workers=1, bf16=bf16)
-        clips = ClipDataset(
-            rows, recipe.training_clip(processor), seed=self.seed, copies=recipe.count_copies(len(rows))
-        )
+        copies = recipe.count_copies(len(rows))
+        clips = ClipDataset(rows, recipe.training_clip(processor), seed=self.seed, copies=copies)
         order = self.row.order
-        several = OrderedViews(
-            order, processor, recipe.num_frames, num_clips=recipe.eval_clips, num_crops=recipe.eval_crops, mirror=True
-        )
-        one = OrderedViews(order, processor, recipe.num_frames)
+        views = {"num_clips": recipe.eval_clips, "num_crops": recipe.eval_crops, "mirror": True}
+        several = OrderedViews(order, processor, num_frames, **(self.row.views or views))
+        one = OrderedViews(order, processor, num_frames)
         return (
             model,
             keep(clips, folder=self.folder / f"clips-{self.seed}"),
             keep(Views(rows, several), folder=self.folder / f"views {order}"),
             keep(Views(rows, one), folder=self.folder / f"view {order}"),
         )
+
+    def make_model(self) -> tuple[TubeViTPreTrainedModel, TubeViTVideoProcessor]:
+        row = self.row
+        if row.source is not None:
+            return TubeViTModel.from_pretrained(row.source), TubeViTVideoProcessor.from_pretrained(row.source)
+        layout = "frames" if row.recipe.layout == "frames" else "interleaved"
+        model, conversion = convert_vit(self.source, layout=layout, positions=row.positions)
+        num_frames = row.recipe.num_frames or model.config.num_frames
+        return model, TubeViTVideoProcessor(**conversion.preprocessing, num_frames=num_frames)
 
 
 def run_task(features: Cached, videos: Videos, row: Row, task: Task, seed: int) -> dict:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How do sparse tubes read few filmed videos, beside frames one by one, with and without pre-training?
+
+    tubevit pretrain OTHER_VIDEOS --from VIT --out pretrained
+    python benchmarks/pretraining.py VIT VIDEOS --group 'seq(\\d+)' --set 'set(\\d)' --pretrained pretrained
+
+Each row is the recipe for few videos on another reading of the same ViT: eight frames one by one; sparse tubes that
+are not trained, with the source's positions read where each tube lies, and with the paper's sine-cosine; and each
+TubeViT of `--pretrained`, which must not have seen test videos. Folds, sets and caches are as in `real_videos.py`,
+with fewer random clips and views, so that two sets can be compared in an hour or two on two cores. The time of a clip
+is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each other's reverse.
+The same command goes on where it was.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import Runs, describe_machine, divide, report, time_interleaved
+from real_videos import Cached, Row, add_videos, find_rows, make_tasks, run_task, summarise
+
+from tubevit_hf import TubeViTModel, convert_vit
+from tubevit_hf.evaluation import count_flops
+from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
+from tubevit_hf.training.few_videos import FEW_VIDEOS
+
+
+ROUNDS = 7
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_videos(parser)
+    parser.add_argument("--pretrained", nargs="*", default=[], help="folders of TubeViTs with sparse tubes")
+    parser.add_argument("--pair", nargs=2, default=None, help="two classes that are compared by themselves too")
+    parser.add_argument("--copies", type=int, default=6, help="random clips of each video")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the random clips")
+    parser.add_argument("--folder", type=Path, default=Path("build/pretraining"), help="caches and finished runs")
+    arguments = parser.parse_args()
+    name = arguments.videos.name
+    folder = arguments.folder / name
+    videos = find_rows(arguments.videos, arguments.group, arguments.set)
+    runs = Runs(folder / "runs.json")
+
+    frames = replace(FEW_VIDEOS, copies=arguments.copies)
+    sparse = replace(frames, layout="sparse", num_frames=None)
+    mirrored = {"num_clips": 1, "num_crops": 1, "mirror": True}
+    rows = [
+        Row("frames one by one", frames, views=mirrored),
+        Row("sparse tubes, untrained", sparse, positions="spatial", views=mirrored),
+        Row("sparse tubes, untrained, sine-cosine positions", sparse, positions="tube_center", views=mirrored),
+    ]
+    rows += [Row(f"sparse tubes, {Path(it).name}", sparse, source=it, views=mirrored) for it in arguments.pretrained]
+    rows += [replace(row, name=f"{row.name}, test clips reversed", order="reversed") for row in rows[:2]]
+
+    every = np.arange(len(videos.rows))
+    tables = {"all classes": every}
+    if arguments.pair:
+        classes = videos.rows.features["label"].names
+        pair = [classes.index(one) for one in arguments.pair]
+        tables[" against ".join(arguments.pair)] = every[np.isin(videos.rows["label"], pair)]
+
+    costs = runs.get("costs", partial(measure_costs, arguments.source))
+    found = []
+    for row in rows:
+        for seed in arguments.seeds:
+            features = Cached(arguments.source, videos, row, seed, folder)
+            for title, chosen in tables.items():
+                results = [
+                    runs.get(
+                        f"{row.name} {title} {seed} {task.name}", partial(run_task, features, videos, row, task, seed)
+                    )
+                    for task in make_tasks(videos, chosen)
+                ]
+                cost = costs["frames" if row.recipe.layout == "frames" else "sparse"]
+                found.append({"classes": title, "what": row.name, "seed": seed, **cost, **summarise(results)})
+    title = f"Accuracy (%) on {name}: {len(videos.rows)} videos, {arguments.copies} random clips of each"
+    report(f"pretraining_{name}", title, describe_machine(torch.device("cpu")), found)
+
+
+def measure_costs(source: str) -> dict[str, dict[str, float]]:
+    """Of a clip in each layout, with all layers that the recipe may read: tokens, GFLOPs and time beside frames."""
+    models = {
+        "frames": FEW_VIDEOS.start(convert_vit(source)[0]),
+        "sparse": replace(FEW_VIDEOS, layout="sparse", num_frames=None).start(
+            convert_vit(source, layout="interleaved")[0]
+        ),
+    }
+    seconds = time_interleaved(
+        {name: run_clip(model.tubevit) for name, model in models.items()}, torch.device("cpu"), ROUNDS
+    )
+    return {
+        name: {
+            "tokens": model.config.num_tokens(),
+            "GFLOPs": sum(count_flops(model.config).values()) / 1e9,
+            "time": divide(seconds[name], seconds["frames"])["median"],
+        }
+        for name, model in models.items()
+    }
+
+
+def run_clip(model: TubeViTModel) -> Callable[[], None]:
+    clip = torch.randn(1, model.config.num_frames, 3, *model.config.native_size[1:])
+
+    def run() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
+            model(clip)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
