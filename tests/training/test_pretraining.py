@@ -126,7 +126,8 @@ def test_videos_and_an_image_vit_are_enough(pretrained, clips):
     assert metrics["baseline_error"] == before["baseline_error"]
     assert metrics["explained"] == pytest.approx(1 - metrics["error"] / metrics["baseline_error"])
     assert metrics["explained_mean"] > 0.15 and metrics["explained_change"] > 0.05
-    assert before["explained"] < 0.05
+    # heads begin fitted to what the model gives before it is trained
+    assert 0.3 < before["explained"] < metrics["explained"]
     assert record["warnings"] == []
     history = json.loads((pretrained / "trainer_state.json").read_text())["log_history"]
     losses = [entry["loss"] for entry in history if "loss" in entry]
