@@ -56,7 +56,7 @@ def pretrain(
         ),
     ] = Targets.FEATURES,
     tubes: Annotated[
-        Path | None, typer.Option(help="JSON file with a list of tubes, for an image ViT. Default: the paper's.")
+        Path | None, typer.Option(help="JSON file with a list of tubes, for an image ViT. Default: interleaved.")
     ] = None,
     mask_ratio: Annotated[
         float | None,
@@ -96,7 +96,7 @@ def pretrain(
 
     tubevit pretrain my_videos --from facebook/deit-tiny-patch16-224 --out pretrained
 
-    tubevit train my_labelled_videos --from pretrained --out my_model --recipe gradients
+    tubevit train my_labelled_videos --from pretrained --out my_model --layout sparse
 
     A run that was stopped goes on by the same command. Every argument of Transformers' Trainer goes here too, such as
     --num_train_epochs 5 --learning_rate 1e-4: --list-arguments lists them.
@@ -151,7 +151,7 @@ def show(record: dict[str, Any], out: Path) -> None:
     if record["targets"] == Targets.LOGITS.value:
         say(f"  tubevit predict VIDEO_OR_FOLDER --model {out}")
     else:
-        say(f"  tubevit train LABELLED_VIDEOS --from {out} --out DIR --recipe gradients")
+        say(f"  tubevit train LABELLED_VIDEOS --from {out} --out DIR --layout sparse")
 
 
 def share(explained: float) -> str:

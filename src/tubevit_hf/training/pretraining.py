@@ -392,7 +392,7 @@ def check_tubes(config: TubeViTConfig, size: Size, run: PretrainingRun) -> None:
     if config.joint_layer:
         raise ValueError(
             f"{run.source}: its first {config.joint_layer} layers see single frames, and pre-training is for sparse "
-            "tubes. Begin with an image ViT, or with a TubeViT of `tubevit convert --layout sparse`."
+            "tubes. Begin with an image ViT, or with a TubeViT of `tubevit convert --layout interleaved`."
         )
     if config.freeze_before is not None:
         raise ValueError(
@@ -409,7 +409,7 @@ def check_tubes(config: TubeViTConfig, size: Size, run: PretrainingRun) -> None:
     if all(tube.sees_one_frame for tube in tubes):
         raise ValueError(
             f"{run.source}: all its tubes see single frames, so there is nothing to learn of time. Begin with a "
-            "TubeViT of `tubevit convert --layout sparse`, or give --tubes."
+            "TubeViT of `tubevit convert --layout interleaved`, or give --tubes."
         )
 
 
