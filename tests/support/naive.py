@@ -476,9 +476,16 @@ def grid_features(tokens, config, scale=(1, 1, 1)):
         begin = center(tube, axis, starts) - stride[axis] / 2 + index[axis] * length
         return begin, begin + length
 
-    def divide(axis, number):
-        shares = [stretch(tube, axis, index) for tube, index, _ in tokens]
+    def divide(tube, axis, number):
+        """Parts of an axis for a tube's tokens: of all that tokens cover, or of what its own do where that begins or
+        ends less than a stride away."""
+        shares = [stretch(of_tube, axis, index) for of_tube, index, _ in tokens]
+        own = [stretch(of_tube, axis, index) for of_tube, index, _ in tokens if of_tube == tube]
         low, high = min(begin for begin, _ in shares), max(end for _, end in shares)
+        own_low, own_high = min(begin for begin, _ in own), max(end for _, end in own)
+        step = tube[1][axis] * scale[axis]
+        low = own_low if own_low - low < step else low
+        high = own_high if high - own_high < step else high
         return [(low + i * (high - low) / number, low + (i + 1) * (high - low) / number) for i in range(number)]
 
     def lies_in(share, part):
@@ -492,8 +499,9 @@ def grid_features(tokens, config, scale=(1, 1, 1)):
     for tube, index, vector in tokens:
         patches.setdefault((tube, index[1:]), []).append((index, vector))
     steps = [{} for _ in range(grid[0])]
-    for step, part in zip(steps, divide(0, grid[0])):
+    for number_of_step, step in enumerate(steps):
         for (tube, place), of_patch in patches.items():
+            part = divide(tube, 0, grid[0])[number_of_step]
             inside = []
             for number, (index, vector) in enumerate(of_patch):
                 begin, end = stretch(tube, 0, index)
@@ -507,27 +515,37 @@ def grid_features(tokens, config, scale=(1, 1, 1)):
         for before, after in itertools.pairwise(steps)
     ]
     means, changed, signed, differences = [], [], [], [[] for _ in steps]
-    for in_rows in divide(1, grid[1]):
-        for in_columns in divide(2, grid[2]):
-            inside = [
-                (tube, place)
-                for tube, place in patches
-                if lies_in(stretch(tube, 1, (0, *place)), in_rows)
-                and lies_in(stretch(tube, 2, (0, *place)), in_columns)
-            ]
-            nothing = [torch.zeros_like(tokens[0][2])]
-            of_steps = [mean([step[patch] for patch in inside] or nothing) for step in steps]
-            means.append(mean(of_steps))
-            for differences_of_step, of_step in zip(differences, of_steps):
-                differences_of_step.append(of_step - means[-1])
-            moving = [patch for patch in inside if len(patches[patch]) > 1]
-            changed.append(mean([step[patch] for step in changes for patch in moving] or nothing))
-            roots = [
-                (after[patch] - before[patch]) / ((after[patch] - before[patch]).abs() + 1e-6).sqrt()
-                for before, after in itertools.pairwise(steps)
-                for patch in moving
-            ]
-            signed.append(mean(roots or nothing))
+    for row, column in itertools.product(range(grid[1]), range(grid[2])):
+        # the patches of each tube in this region
+        inside = {}
+        for tube, place in patches:
+            in_rows, in_columns = divide(tube, 1, grid[1])[row], divide(tube, 2, grid[2])[column]
+            if lies_in(stretch(tube, 1, (0, *place)), in_rows) and lies_in(stretch(tube, 2, (0, *place)), in_columns):
+                inside.setdefault(tube, []).append((tube, place))
+        nothing = [torch.zeros_like(tokens[0][2])]
+        of_steps = [
+            mean([mean([step[patch] for patch in of_tube]) for of_tube in inside.values()] or nothing)
+            for step in steps
+        ]
+        means.append(mean(of_steps))
+        for differences_of_step, of_step in zip(differences, of_steps):
+            differences_of_step.append(of_step - means[-1])
+        moving = [of_tube for of_tube in inside.values() if len(patches[of_tube[0]]) > 1]
+        moving = moving if len(steps) > 1 else []
+        changed.append(
+            mean([mean([step[patch] for step in changes for patch in of_tube]) for of_tube in moving] or nothing)
+        )
+        roots = [
+            mean(
+                [
+                    (after[patch] - before[patch]) / ((after[patch] - before[patch]).abs() + 1e-6).sqrt()
+                    for before, after in itertools.pairwise(steps)
+                    for patch in of_tube
+                ]
+            )
+            for of_tube in moving
+        ]
+        signed.append(mean(roots or nothing))
     peaks = [torch.stack(list(step.values())).amax(dim=0) for step in changes]
     share_of = mean(changed).clamp_min(1e-6)
     shares = [change / share_of for change in changed]

@@ -94,10 +94,11 @@ class TubeViTGridPooler(nn.Module):
     """Describes each region of a clip by statistics: `(batch, tokens, hidden_size) -> (batch, features)`. No weights.
 
     `pooling_grid` divides the clip into steps in time and regions in space. A step or region has the tokens of all
-    tubes of `config.pooling_tubes` that lie in it. Along an axis a token stands for a stretch as long as its tube's
-    stride, around its centre; the stretches of all tubes together are what is divided. In time, a tube's first and
-    last token stand for what lies before and after it too. The features are, for each layer in `layer_states`, the
-    parts of `config.pooling_parts`:
+    tubes of `config.pooling_tubes` that lie in it, and each of these tubes counts alike. Along an axis a token stands
+    for a stretch as long as its tube's stride, around its centre; the stretches of all tubes together are what is
+    divided. Tubes that begin or end within a stride of each other are taken to begin or end together, so that
+    interleaved ones are divided alike. In time, a tube's first and last token stand for what lies before and after it
+    too. The features are, for each layer in `layer_states`, the parts of `config.pooling_parts`:
 
         means        mean of each region over time
         changes      mean absolute change of a region's patches from one step to the next
@@ -219,15 +220,30 @@ class Stretches(NamedTuple):
         begins = first + step * torch.arange(length, device=device)
         return cls(begins, begins + step)
 
+    @property
+    def step(self) -> torch.Tensor:
+        return self.ends[0] - self.begins[0]
+
 
 def find_bounds(
-    begins: Sequence[torch.Tensor], ends: Sequence[torch.Tensor], lengths: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns where all tubes together begin and end, `(batch or 1,)` each. A tube without valid tokens has no place
-    in the clip."""
-    low = [begin.where(length > 0, MAX_PLACE) for begin, length in zip(begins, lengths)]
-    high = [end.where(length > 0, -MAX_PLACE) for end, length in zip(ends, lengths)]
-    return torch.stack(low).amin(dim=0), torch.stack(high).amax(dim=0)
+    tubes: Sequence[Stretches], ends: Sequence[torch.Tensor], lengths: Sequence[torch.Tensor]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Returns for each tube the begin and end of what is divided: those of all tubes together, or its own where they
+    are less than a stride away; `(batch or 1,)` each.
+
+    Args:
+        ends: of each tube's last valid token, `(batch or 1,)`.
+        lengths: how many valid tokens it has in time, `(batch or 1,)`. A tube without any has no place in the clip.
+    """
+    low = torch.stack([tube.begins[0].where(length > 0, MAX_PLACE) for tube, length in zip(tubes, lengths)]).amin(0)
+    high = torch.stack([end.where(length > 0, -MAX_PLACE) for end, length in zip(ends, lengths)]).amax(0)
+    return [
+        (
+            torch.where(tube.begins[0] - low < tube.step, tube.begins[0], low),
+            torch.where(high - end < tube.step, end, high),
+        )
+        for tube, end in zip(tubes, ends)
+    ]
 
 
 def overlaps(
@@ -259,13 +275,9 @@ def time_weights(
     """
     device = lengths[0].device
     found = [Stretches.of(tube, 0, number, 1, device) for tube, number in zip(tubes, steps)]
-    low, high = find_bounds(
-        [begins[0] for begins, _ in found],
-        [begins[0] + length * (ends[0] - begins[0]) for (begins, ends), length in zip(found, lengths)],
-        lengths,
-    )
+    bounds = find_bounds(found, [tube.begins[0] + length * tube.step for tube, length in zip(found, lengths)], lengths)
     weights: list[torch.Tensor] = []
-    for (begins, ends), length in zip(found, lengths):
+    for (begins, ends), length, (low, high) in zip(found, lengths, bounds):
         index = torch.arange(len(begins), device=device)
         # the first and the last token reach to the ends of the clip
         begins = torch.where(index == 0, low[:, None], begins)
@@ -283,36 +295,37 @@ def space_weights(
     regions: tuple[int, int],
     dtype: torch.dtype,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """For each tube, weights that average its patches over regions, `(batch or 1, regions, patches)`, and how many
-    patches each region has of it, `(batch or 1, regions)`."""
+    """For each tube, weights that average its patches over regions, `(batch or 1, regions, patches)`, and whether each
+    region has any of them, `(batch or 1, regions)`."""
     device = lengths[0].device
     marks: list[list[torch.Tensor]] = []
     for axis, num_regions in enumerate(regions, start=1):
         found = [Stretches.of(tube, axis, size[axis - 1], scale[axis], device) for tube, size in zip(tubes, sizes)]
-        bounds = find_bounds([begins[0] for begins, _ in found], [ends[-1] for _, ends in found], lengths)
-        marks.append([overlaps(begins[None], ends[None], *bounds, num_regions) for begins, ends in found])
+        bounds = find_bounds(found, [tube.ends[-1:] for tube in found], lengths)
+        pairs = zip(found, bounds)
+        marks.append([overlaps(tube.begins[None], tube.ends[None], *its, num_regions) for tube, its in pairs])
     weights: list[tuple[torch.Tensor, torch.Tensor]] = []
     for in_rows, in_columns in zip(*marks):
         of_rows, of_columns = normalize(in_rows, dtype), normalize(in_columns, dtype)
         of_tube = (of_rows[:, :, None, :, None] * of_columns[:, None, :, None, :]).flatten(3).flatten(1, 2)
-        counts = (in_rows.sum(dim=-1)[:, :, None] * in_columns.sum(dim=-1)[:, None]).flatten(1)
-        weights.append((of_tube, counts))
+        has_any = (in_rows.any(dim=-1)[:, :, None] & in_columns.any(dim=-1)[:, None]).flatten(1)
+        weights.append((of_tube, has_any))
     return weights
 
 
 def combine(weights: Sequence[tuple[torch.Tensor, torch.Tensor]], counted: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Returns weights that average the patches of all tubes over regions, each patch alike: `(batch or 1, regions,
+    """Returns weights that average the patches of all tubes over regions, each tube alike: `(batch or 1, regions,
     patches)`.
 
     Args:
         weights: as `space_weights` returns them.
         counted: whether each tube counts, `(batch,)` or `(1,)`.
     """
-    numbers = [number * counts[:, None] for (_, number), counts in zip(weights, counted)]
-    total = torch.stack(numbers).sum(dim=0).clamp_min(1)
+    present = [has_any & counts[:, None] for (_, has_any), counts in zip(weights, counted)]
+    total = torch.stack(present).sum(dim=0).clamp_min(1)
     shares: list[torch.Tensor] = []
-    for (of_tube, _), number in zip(weights, numbers):
-        share = number.to(torch.promote_types(of_tube.dtype, torch.float32)) / total
+    for (of_tube, _), there in zip(weights, present):
+        share = there.to(torch.promote_types(of_tube.dtype, torch.float32)) / total
         shares.append(of_tube * share[..., None].to(of_tube.dtype))
     return torch.cat(shares, dim=2)
 
