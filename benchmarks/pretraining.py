@@ -13,6 +13,7 @@ The same command goes on where it was.
 """
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--pair", nargs=2, default=None, help="two classes that are compared by themselves too")
     parser.add_argument("--copies", type=int, default=6, help="random clips of each video")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the random clips")
+    parser.add_argument("--rows", default="", help="regular expression: rows to run, by name; default: all")
     parser.add_argument("--folder", type=Path, default=Path("build/pretraining"), help="caches and finished runs")
     arguments = parser.parse_args()
     name = arguments.videos.name
@@ -56,6 +58,8 @@ def main() -> None:
     ]
     rows += [Row(f"sparse tubes, {Path(it).name}", sparse, source=it, views=mirrored) for it in arguments.pretrained]
     rows += [replace(row, name=f"{row.name}, test clips reversed", order="reversed") for row in rows[:2]]
+
+    rows = [row for row in rows if re.search(arguments.rows, row.name)]
 
     every = np.arange(len(videos.rows))
     tables = {"all classes": every}
