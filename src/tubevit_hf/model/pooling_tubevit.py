@@ -166,7 +166,7 @@ class TubeViTGridPooler(nn.Module):
         steps, rows, columns = self.config.pooling_grid
         in_time = time_weights(tubes, [of_tube.shape[1] for of_tube in patches], lengths, steps, patches[0].dtype)
         averages = [
-            (weights.expand(len(of_tube), -1, -1) @ of_tube.flatten(2)).unflatten(2, of_tube.shape[2:])
+            torch.bmm(weights.expand(of_tube.shape[0], -1, -1), of_tube.flatten(2)).unflatten(2, of_tube.shape[2:])
             for weights, of_tube in zip(in_time, patches)
         ]
         by_step = torch.cat(averages, dim=2)  # (batch, t, patches, hidden_size)
@@ -197,8 +197,9 @@ def average_regions(weights: torch.Tensor, states: torch.Tensor) -> torch.Tensor
     """Averages patches over regions: weights `(batch or 1, regions, patches)`, states `(batch, t, patches,
     hidden_size) -> (batch, t, regions, hidden_size)`."""
     batch_size, steps = states.shape[:2]
-    weights = weights.expand(batch_size, -1, -1).repeat_interleave(steps, dim=0)
-    return torch.bmm(weights, states.flatten(0, 1)).unflatten(0, (batch_size, steps))
+    # a copy even where a view would do: a traced graph would then fit that batch size only
+    weights = weights[:, None].expand(batch_size, steps, -1, -1).clone(memory_format=torch.contiguous_format)
+    return torch.bmm(weights.flatten(0, 1), states.flatten(0, 1)).unflatten(0, (batch_size, steps))
 
 
 def smooth_sqrt(values: torch.Tensor) -> torch.Tensor:
@@ -278,7 +279,7 @@ def time_weights(
     bounds = find_bounds(found, [tube.begins[0] + length * tube.step for tube, length in zip(found, lengths)], lengths)
     weights: list[torch.Tensor] = []
     for (begins, ends), length, (low, high) in zip(found, lengths, bounds):
-        index = torch.arange(len(begins), device=device)
+        index = torch.arange(begins.shape[0], device=device)
         # the first and the last token reach to the ends of the clip
         begins = torch.where(index == 0, low[:, None], begins)
         ends = torch.where(index == length[:, None] - 1, high[:, None], ends)
