@@ -357,3 +357,22 @@ def test_clips_are_as_long_as_those_of_the_small_model(vit, small):
     assert convert_vit(vit, num_frames=5)[0].config.num_frames == 5
     # and as often a frame of it becomes patches
     assert scale_up(vit, small, gate_layer=1)[0].config.tubes[-1]["stride"] == [8, PATCH, PATCH]
+
+
+def test_tubes_of_overlapping_patches_can_be_taken(vit, tmp_path):
+    """A small model's tube of one frame makes way for the source's patches, whatever its stride was."""
+    tubes = [SMALL_TUBES[0], {**SMALL_TUBES[2], "stride": [8, PATCH // 2, PATCH // 2]}]
+    small, _ = convert_vit(vit, tubes=SMALL_TUBES, num_frames=8)
+    config = type(small.config)(**small.config.to_dict() | {"tubes": tubes, "position_embedding_type": "tube_center"})
+    TubeViTModel(config).save_pretrained(tmp_path)
+    model, _ = convert_vit(vit, tubes_from=tmp_path)
+    assert model.config.resolved_tubes[-1].stride == (8, PATCH, PATCH)
+
+
+def test_times_of_spatial_positions_come_along(vit, tmp_path):
+    small, _ = convert_vit(vit, layout="interleaved", keep_classifier=False)
+    small.config.position_embedding_scale = 0.05
+    small.save_pretrained(tmp_path)
+    model, _ = convert_vit(vit, tubes_from=tmp_path)
+    assert model.config.position_embedding_type == "spatial"
+    assert model.config.position_embedding_scale == 0.05

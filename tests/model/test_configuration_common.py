@@ -42,6 +42,7 @@ SETTINGS = {
         "joint_pooling": [2, 1],
         "pooling_grid": [3, 2, 1],
         "pooling_layers": [1, 2],
+        "pooling_statistics": ["changes", "signed"],
         "tubes": TUBES,
         "tube_kernels": "interpolated",
         "base_kernel_size": [3, 5, 4],

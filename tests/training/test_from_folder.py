@@ -174,8 +174,8 @@ def test_layouts_are_compared_by_training_videos(compared, fitted, clips):
     assert results["layout"] == fit["layout"] == kept
     best = fit["choices"][fit["chosen"]]
     assert (layouts[kept]["loss"], layouts[kept]["accuracy"]) == (best["loss"], best["accuracy"])
-    # eight frames of 4x4 patches, each with a CLS token; three tubes of 2x2 places and four steps
-    assert (layouts["frames"]["tokens"], layouts["sparse"]["tokens"]) == (8 * 17, 3 * 2 * 2 * 4 + 1)
+    # eight frames of 4x4 patches, each with a CLS token; two tubes of 2x2 places and eight steps
+    assert (layouts["frames"]["tokens"], layouts["sparse"]["tokens"]) == (8 * 17, 2 * 2 * 2 * 8 + 1)
     for layout, found in layouts.items():
         line = f"Layout {layout}: {found['accuracy']:.1%} of the held-out training videos right, log loss"
         assert f"{line} {found['loss']:.3f}; {found['tokens']} tokens and {found['flops'] / 1e9:.3g} GFLOPs" in output

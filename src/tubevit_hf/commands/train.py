@@ -90,7 +90,7 @@ def train(
             help="What of a video the recipe small reads. frames: eight frames one by one. sparse: the model's own "
             "tubes over several frames, all together; an image ViT gets such tubes, for 32 frames. auto: both are "
             "fitted, and the training videos that are held out choose. Default: frames, except for a TubeViT without "
-            "a tube that sees a single frame."
+            "a tube that reads whole frames, such as one of `tubevit pretrain`."
         ),
     ] = None,
     mirror: Annotated[

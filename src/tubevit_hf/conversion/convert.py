@@ -150,10 +150,13 @@ def convert(
         vit.name, vit.family.name, dropped=dict(vit.dropped), preprocessing=make_preprocessing(vit)
     )
     kernels: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    # of the times that taken tubes were trained with
+    time_scale: float | None = None
     if tubes_from is not None:
         small = load_tubevit(tubes_from, vit)
-        if positions is None and small.config.position_embedding_type == "spatial":
-            positions = "spatial"
+        if small.config.position_embedding_type == "spatial":
+            positions = "spatial" if positions is None else positions
+            time_scale = small.config.position_embedding_scale
         num_frames = small.config.num_frames if num_frames is None else num_frames
         tubes, kernels = take_tubes(os.fspath(tubes_from), small, vit, num_frames, report)
     if tubes is None and layout == "frames":
@@ -165,6 +168,8 @@ def convert(
     if tubes is None:
         tubes = interleaved_tubes(vit.patch_size) if layout == "interleaved" else default_tubes(vit.patch_size)
     config = make_config(vit, positions, tubes, num_frames)
+    if positions == "spatial" and time_scale is not None:
+        config.position_embedding_scale = time_scale
 
     tensors = gather_tensors(vit, config, report)
     patch = find_patch(config.resolved_tubes, vit.patch_size)

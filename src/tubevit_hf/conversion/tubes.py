@@ -67,7 +67,8 @@ def find_patch(tubes: tuple[Tube, ...], patch_size: tuple[int, int]) -> int:
 def patch_steps(tube: Tube, patch_size: tuple[int, int]) -> tuple[int, int]:
     """How many patches of the source lie from one token of its patch tube to the next, along height and width: `(1,
     1)` for a tube that reads all patches."""
-    rows, columns = (step // length for step, length in zip(tube.stride[1:], patch_size))
+    # patches that overlap are all read
+    rows, columns = (max(1, step // length) for step, length in zip(tube.stride[1:], patch_size))
     return rows, columns
 
 

@@ -51,9 +51,9 @@ LIMITS = {
     "number of parameters": 2**36,
 }
 
-# A file may not set these fields to a repository, whose code transformers would run
 # of the pooling "grid"
 STATISTICS = ("means", "changes", "shares", "differences", "peaks", "signed")
+# A file may not set these fields to a repository, whose code transformers would run
 ATTENTION_KEYS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),

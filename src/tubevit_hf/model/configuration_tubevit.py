@@ -110,7 +110,7 @@ class TubeViTConfig(PreTrainedConfig):
             - `"attention"`: a learned query attends to all valid tokens.
             - `"cls"`: the CLS token; with a `joint_layer`, the mean of the CLS tokens of all moments.
             - `"mean"`: the mean of the tubes' valid tokens.
-            - `"grid"`: concatenated statistics of each tube's tokens in each region of `pooling_grid`: mean over time,
+            - `"grid"`: concatenated statistics of the tubes' tokens in each region of `pooling_grid`: mean over time,
               mean absolute change, change relative to other regions, deviation per time step, and the maximum change
               of any patch. No weights. With a `joint_layer` it reads the tube that sees one frame. Made for training
               on few videos.

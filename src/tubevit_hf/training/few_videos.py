@@ -125,6 +125,8 @@ class FewVideosRecipe:
             "pooling_type": "grid",
             "pooling_grid": [steps, rows, columns],
             "pooling_statistics": list(WEIGHTS),
+            # of a checkpoint that was training without labels
+            "pretraining": None,
         }
         return TubeViTConfig(**settings | read_layers(settings, numbers))
 

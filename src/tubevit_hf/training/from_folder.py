@@ -87,7 +87,7 @@ class FolderRun:
         group_pattern, by_group, share: see [`divide`].
         recipe: `small`, `gradients`, a key of [`RECIPES`], or `None` for what suits the videos.
         layout: of the recipe `small`, which it implies: `frames`, `sparse`, `auto` for the better of both by held-out
-            training videos, or `None` for `frames` where the source has a tube that sees a single frame.
+            training videos, or `None` for `frames` where the source has a tube that reads whole frames.
         patience: evaluations that gain nothing, before training by gradients ends.
         budget: of trials of settings, on training videos alone, before the training; by default there are none.
         given: arguments of [`ClipArguments`], [`ChangeArguments`] and `TrainingArguments`, by name, as a user gave

@@ -107,7 +107,8 @@ def encode(image: Image.Image) -> bytes:
 def to_image(figure: Figure) -> Image.Image:
     file = io.BytesIO()
     figure.savefig(file, format="rgba", facecolor=figure.get_facecolor())
-    width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+    # as matplotlib cuts it to whole pixels
+    width, height = map(int, figure.bbox.size)
     return Image.frombytes("RGBA", (width, height), file.getvalue()).convert("RGB")
 
 
