@@ -514,3 +514,11 @@ def test_too_few_videos(videos):
     assert read_groups(rows, ".mp4") == [".mp4"] * 6
     with pytest.raises(AnnotationError, match="finds no group"):
         read_groups(rows, "seq")
+
+
+def test_a_checkpoint_of_pretraining_begins_the_recipe():
+    """What it was trained for does not come along, in either layout."""
+    config = tiny_config(pretraining={"target": "features", "target_size": 8, "layers": [2]})
+    for recipe in (SMALL, SPARSE):
+        model = recipe.start(TubeViTModel(config))
+        assert model.config.pretraining is None
