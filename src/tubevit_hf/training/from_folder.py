@@ -9,7 +9,6 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,6 +57,7 @@ from .runs import (
     load_config,
     make_trainer,
     note_arguments,
+    read_config,
     recipe_settings,
     save_curves,
     save_whole,
@@ -414,10 +414,7 @@ def prepare_sources(run: FolderRun, args: TrainingArguments) -> dict[Layout, str
     Raises:
         ValueError: the TubeViT has no tubes of a layout that is asked for.
     """
-    config = None
-    # an image ViT may be another library's, or a file of weights
-    with suppress(OSError, ValueError):
-        config = AutoConfig.from_pretrained(run.source)
+    config = read_config(run.source)
     is_tubevit = isinstance(config, TubeViTConfig)
     # pyrefly: ignore[bad-assignment]  `check_asked_layout` knows that it is one
     layouts: tuple[Layout, ...] = LAYOUTS if run.layout == AUTO else (run.layout,)

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoVideoProcessor,
     EarlyStoppingCallback,
@@ -30,7 +29,7 @@ from transformers import (
 from transformers import set_seed as set_all_seeds
 
 from ..conversion import convert_vit
-from ..data import ClipDataset, EvaluationViews, TrainingClip, drop_unreadable
+from ..data import ClipDataset, EvaluationViews, drop_unreadable
 from ..data.clips import clip_size
 from ..data.dividing import stratified_folds
 from ..data.facts import NUM_CELLS, recall_opened
@@ -50,7 +49,16 @@ from .frozen import check_room
 from .objectives import FeatureObjective, LogitObjective, Mask, Objective, PixelObjective
 from .pretrainer import PretrainingTrainer, WatchCallback, find_warnings
 from .record import is_measured, name_hardware
-from .runs import choose_checkpoint, evaluate_and_save, list_changes, names_of, save_curves, train_and_save
+from .runs import (
+    choose_checkpoint,
+    evaluate_and_save,
+    list_changes,
+    make_training_clip,
+    names_of,
+    read_config,
+    save_curves,
+    train_and_save,
+)
 from .taught_clips import WHAT, cache_targets
 from .teachers import Normalization, find_layer, load_feature_teacher, load_logit_teacher
 
@@ -148,7 +156,7 @@ def pretrain_folder(run: PretrainingRun) -> dict[str, Any]:
     views = EvaluationViews(processor, size[0], arguments.fps)
     check_motion(ClipDataset(rows, views), processor, run.data, args)
     checkpoint = choose_checkpoint(args, used)
-    clips = ClipDataset(train, make_clip(processor, size[0], arguments), args.seed, copies=arguments.copies)
+    clips = ClipDataset(train, make_training_clip(processor, size[0], arguments), args.seed, copies=arguments.copies)
     place_teacher(objective, args.device)
     trainer = PretrainingTrainer(
         model=model,
@@ -232,11 +240,7 @@ def check_run(run: PretrainingRun) -> None:
 
 
 def is_tubevit(source: str) -> bool:
-    try:
-        return AutoConfig.from_pretrained(source).model_type == TubeViTConfig.model_type
-    except (OSError, ValueError):
-        # perhaps another library's, or a file of weights
-        return False
+    return isinstance(read_config(source), TubeViTConfig)
 
 
 def default_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -483,21 +487,6 @@ def place_teacher(objective: Objective, device: torch.device) -> None:
     if objective.teacher is not None:
         # pyrefly: ignore[bad-argument-type]  transformers wraps it
         objective.teacher.model.to(device)
-
-
-def make_clip(processor: TubeViTVideoProcessor, num_frames: int, arguments: PretrainingArguments) -> TrainingClip:
-    return TrainingClip(
-        processor,
-        num_frames,
-        arguments.fps,
-        random_crop=arguments.random_crop,
-        horizontal_flip=arguments.horizontal_flip,
-        # pyrefly: ignore[bad-argument-type]  it checks the length
-        rand_augment=arguments.rand_augment,
-        crop_scale=(arguments.crop_scale, 1.0),
-        time_scale=arguments.time_scale,
-        color_jitter=arguments.color_jitter,
-    )
 
 
 # What is measured before the first step

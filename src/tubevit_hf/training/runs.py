@@ -29,7 +29,7 @@ from ..folders import read_json, write_json
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTModel, TubeViTPreTrainedModel
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
-from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments
+from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments, RandomClipArguments
 from .few_videos import (
     FEW_VIDEOS,
     FewVideosRecipe,
@@ -212,19 +212,7 @@ def make_clips(
 ) -> ClipDataset | FrozenClips:
     """The clips that a model trains on; or, with `copies`, what its frozen layers give of them, kept in a folder."""
     assert clips.num_frames is not None  # `load_config` sets it
-    training_clip = TrainingClip(
-        processor,
-        clips.num_frames,
-        clips.fps,
-        random_crop=clips.random_crop,
-        horizontal_flip=clips.horizontal_flip,
-        # pyrefly: ignore[bad-argument-type]  it checks the length
-        rand_augment=clips.rand_augment,
-        crop_scale=(clips.crop_scale, 1.0),
-        time_scale=clips.time_scale,
-        color_jitter=clips.color_jitter,
-        short_clips=clips.short_clips,
-    )
+    training_clip = make_training_clip(processor, clips.num_frames, clips, clips.short_clips)
     dataset = ClipDataset(rows, training_clip, seed=training_args.seed, copies=clips.copies)
     is_frozen = getattr(model.config, "freeze_before", None) is not None
     if not training_args.do_train or clips.copies is None or not is_frozen:
@@ -233,6 +221,32 @@ def make_clips(
     model.to(training_args.device)
     with training_args.main_process_first():
         return cache_frozen(model, dataset, folder, bf16=training_args.bf16, watch=watch)
+
+
+def make_training_clip(
+    processor: BaseVideoProcessor, num_frames: int, clips: RandomClipArguments, short_clips: str = "repeat"
+) -> TrainingClip:
+    return TrainingClip(
+        processor,
+        num_frames,
+        clips.fps,
+        random_crop=clips.random_crop,
+        horizontal_flip=clips.horizontal_flip,
+        # pyrefly: ignore[bad-argument-type]  it checks the length
+        rand_augment=clips.rand_augment,
+        crop_scale=(clips.crop_scale, 1.0),
+        time_scale=clips.time_scale,
+        color_jitter=clips.color_jitter,
+        short_clips=short_clips,
+    )
+
+
+def read_config(name: str) -> PreTrainedConfig | None:
+    """The configuration of a model of Transformers; `None` for what other libraries wrote, and files of weights."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        return None
 
 
 def names_of(config: PreTrainedConfig) -> list[str]:

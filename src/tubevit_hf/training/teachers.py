@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, layer_norm
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -29,6 +28,7 @@ from ..conversion import convert_vit
 from ..conversion.sources import first_line
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.tubes_tubevit import Size, Tube, as_size
+from .runs import read_config
 
 
 # frames of a clip that an image model sees
@@ -298,14 +298,6 @@ TEACHER_PROCESSING = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
-
-
-def read_config(name: str) -> PreTrainedConfig | None:
-    """The configuration of a model of Transformers; `None` for what other libraries wrote, and files of weights."""
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError):
-        return None
 
 
 def load_processor(name: str) -> Any:
