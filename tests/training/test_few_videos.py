@@ -242,13 +242,13 @@ def test_the_sparse_layout_keeps_the_tubes(vit):
 def test_a_gate_stays_with_its_layer(videos, tmp_path):
     source = TubeViTModel(tiny_config(gate_layer=1, num_hidden_layers=4))
     model = SPARSE.start(source)
-    assert (model.config.num_hidden_layers, model.config.gate_layer) == (3, 1)
+    assert (model.config.num_hidden_layers, model.config.gate_layer) == (4, 1)
     clips = ClipDataset(rows_of(videos * 4, [0, 1, 2] * 4), SPARSE.training_clip(tiny_video_processor()), copies=1)
     frozen = cache_frozen(model, clips, tmp_path)
     for layers, gate_layer in (((2, 3), 1), ((2,), 1)):
         assert fit_few_videos(model, frozen, choices=[Choice(layers, ("means",))])[0].config.gate_layer == gate_layer
     early = SPARSE.start(TubeViTModel(tiny_config(gate_layer=2, num_hidden_layers=4)))
-    assert (early.config.gate_layer, early.config.pooling_layers) == (2, [2, 3])
+    assert (early.config.gate_layer, early.config.pooling_layers) == (2, [2, 3, 4])
     frozen = cache_frozen(early, clips, tmp_path, overwrite=True)
     assert fit_few_videos(early, frozen, choices=[Choice((2,), ("means",))])[0].config.gate_layer is None
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipe for few videos: a hundred clips of one's own, a pretrained image ViT, minutes on a laptop.
 
-Each of eight frames goes through the first three quarters of the ViT by itself, which stays as it is. What comes of
-that is read by regions of space and time: what stands still, what changes, how, and how much at most anywhere. A
-linear classifier on it is fitted in closed form to many random clips of each video; which layers and which of these
-parts it reads, and how strongly it is held back, is chosen by cross-validation on the training videos.
+Each of eight frames goes through the ViT by itself, which stays as it is. Behind half of its layers and further on the
+tokens are read by regions of space and time: what stands still, what changes, how, and how much at most anywhere. A
+linear classifier on that is fitted in closed form to many random clips of each video; which layers and which of these
+parts it reads, and how strongly it is held back, is chosen by cross-validation on the training videos. Layers behind
+the last one that it reads are dropped.
 
 The layout "sparse" gives the ViT sparse tubes of a longer clip in place of frames, all tokens together, and reads the
 tokens of each tube in the same way.
@@ -12,7 +13,6 @@ tokens of each tube in the same way.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import Any, Literal, get_args
 
 import torch
@@ -68,7 +68,7 @@ class FewVideosRecipe:
     """
 
     num_frames: int | None = 8
-    depths: tuple[float, ...] = (1 / 2, 2 / 3, 3 / 4)
+    depths: tuple[float, ...] = (1 / 2, 2 / 3, 3 / 4, 1)
     pooling_grid: tuple[int, int, int] = (8, 3, 3)
     copies: int = 30
     crop_scale: tuple[float, float] = (0.4, 1.0)
@@ -415,10 +415,11 @@ def feature_weights(config: TubeViTConfig) -> torch.Tensor:
 
 
 def list_choices(config: TubeViTConfig) -> list[Choice]:
+    layers = config.layers_read
     return [
-        Choice(chosen, parts)
-        for number in range(1, len(config.layers_read) + 1)
-        for chosen in combinations(config.layers_read, number)
+        Choice(tuple(layers[first:last]), parts)
+        for first in range(len(layers))
+        for last in range(first + 1, len(layers) + 1)
         for parts in (*MOVING, STILL)
         # models of earlier versions have no signed changes
         if config.pooling_parts.keys() >= set(parts)
