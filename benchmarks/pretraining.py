@@ -5,8 +5,8 @@
     python benchmarks/pretraining.py VIT VIDEOS --group 'seq(\\d+)' --set 'set(\\d)' --pretrained pretrained
 
 Each row is the recipe for few videos on another reading of the same ViT: eight frames one by one; sparse tubes that
-are not trained, with the source's positions read where each tube lies, and with the paper's sine-cosine; and each
-TubeViT of `--pretrained`, which must not have seen test videos. Folds, sets and caches are as in `real_videos.py`,
+are not trained, of 32 and of 24 frames, with the source's positions read where each tube lies, and with the paper's
+sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test videos. Folds, sets and caches are as in `real_videos.py`,
 with fewer random clips and views, so that two sets can be compared in an hour or two on two cores. The time of a clip
 is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each other's reverse.
 The same command goes on where it was.
@@ -27,7 +27,7 @@ from real_videos import Cached, Row, add_videos, find_rows, make_tasks, run_task
 from tubevit_hf import TubeViTModel, convert_vit
 from tubevit_hf.evaluation import count_flops
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
-from tubevit_hf.training.few_videos import FEW_VIDEOS
+from tubevit_hf.training.few_videos import FEW_VIDEOS, FewVideosRecipe
 
 
 ROUNDS = 7
@@ -54,13 +54,14 @@ def main() -> None:
     rows = [
         Row("frames one by one", frames, views=mirrored),
         Row("sparse tubes, untrained", sparse, positions="spatial", views=mirrored),
+        Row("sparse tubes, untrained, 24 frames", replace(sparse, num_frames=24), positions="spatial", views=mirrored),
         Row("sparse tubes, untrained, sine-cosine positions", sparse, positions="tube_center", views=mirrored),
     ]
     rows += [Row(f"sparse tubes, {Path(it).name}", sparse, source=it, views=mirrored) for it in arguments.pretrained]
     rows += [replace(row, name=f"{row.name}, test clips reversed", order="reversed") for row in rows[:2]]
 
     rows = [row for row in rows if re.search(arguments.rows, row.name)]
-
+    recipes = {name_recipe(row.recipe): row.recipe for row in rows}
     every = np.arange(len(videos.rows))
     tables = {"all classes": every}
     if arguments.pair:
@@ -68,7 +69,7 @@ def main() -> None:
         pair = [classes.index(one) for one in arguments.pair]
         tables[" against ".join(arguments.pair)] = every[np.isin(videos.rows["label"], pair)]
 
-    costs = runs.get("costs", partial(measure_costs, arguments.source))
+    costs = runs.get(f"costs of {', '.join(recipes)}", partial(measure_costs, arguments.source, recipes))
     found = []
     for row in rows:
         for seed in arguments.seeds:
@@ -80,20 +81,25 @@ def main() -> None:
                     )
                     for task in make_tasks(videos, chosen)
                 ]
-                cost = costs["frames" if row.recipe.layout == "frames" else "sparse"]
+                cost = costs[name_recipe(row.recipe)]
                 found.append({"classes": title, "what": row.name, "seed": seed, **cost, **summarise(results)})
     title = f"Accuracy (%) on {name}: {len(videos.rows)} videos, {arguments.copies} random clips of each"
     report(f"pretraining_{name}", title, describe_machine(torch.device("cpu")), found)
 
 
-def measure_costs(source: str) -> dict[str, dict[str, float]]:
-    """Of a clip in each layout, with all layers that the recipe may read: tokens, GFLOPs and time beside frames."""
-    models = {
-        "frames": FEW_VIDEOS.start(convert_vit(source)[0]),
-        "sparse": replace(FEW_VIDEOS, layout="sparse", num_frames=None).start(
-            convert_vit(source, layout="interleaved")[0]
-        ),
+def name_recipe(recipe: FewVideosRecipe) -> str:
+    return f"{recipe.layout} {recipe.num_frames or 'of the model'}"
+
+
+def measure_costs(source: str, recipes: dict[str, FewVideosRecipe]) -> dict[str, dict[str, float]]:
+    """Of a clip of each recipe, with all layers that it may read: tokens, GFLOPs and time beside frames."""
+    starts = {
+        layout: convert_vit(source, layout="frames" if layout == "frames" else "interleaved")[0]
+        for layout in ("frames", "sparse")
     }
+    # beside which all others are
+    recipes = {"frames": FEW_VIDEOS, **recipes}
+    models = {name: recipe.start(starts[recipe.layout]) for name, recipe in recipes.items()}
     seconds = time_interleaved(
         {name: run_clip(model.tubevit) for name, model in models.items()}, torch.device("cpu"), ROUNDS
     )

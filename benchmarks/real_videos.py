@@ -119,6 +119,7 @@ ROWS = (
     Row("behind half of the layers only", depth=0),
     Row("behind two thirds only", depth=1),
     Row("behind three quarters only", depth=2),
+    Row("behind all only", depth=3),
     Row("means over time only", parts=("means",)),
     Row("differences only", parts=("differences",)),
     Row("changes and shares only", parts=("changes", "shares")),
@@ -245,7 +246,7 @@ class Cached:
         recipe = row.recipe
         kind = f"{recipe.num_frames}-frames-{'random' if row.random_weights else 'own'}-weights"
         if recipe.layout == "sparse":
-            kind = f"sparse-{Path(row.source).name if row.source else row.positions}"
+            kind = f"sparse-{Path(row.source).name if row.source else row.positions}-{recipe.num_frames or 'own'}-frames"
         self.folder = folder / kind
 
     @cached_property
