@@ -6,10 +6,10 @@
 
 Each row is the recipe for few videos on another reading of the same ViT: eight frames one by one; sparse tubes that
 are not trained, of 32 and of 24 frames, with the source's positions read where each tube lies, and with the paper's
-sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test videos. Folds, sets and caches are as in `real_videos.py`,
-with fewer random clips and views, so that two sets can be compared in an hour or two on two cores. The time of a clip
-is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each other's reverse.
-The same command goes on where it was.
+sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test videos. Folds, sets and caches are as in
+`real_videos.py`, with fewer random clips and views, so that two sets can be compared in an hour or two on two cores.
+The time of a clip is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each
+other's reverse. The same command goes on where it was.
 """
 
 import argparse

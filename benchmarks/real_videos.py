@@ -246,7 +246,8 @@ class Cached:
         recipe = row.recipe
         kind = f"{recipe.num_frames}-frames-{'random' if row.random_weights else 'own'}-weights"
         if recipe.layout == "sparse":
-            kind = f"sparse-{Path(row.source).name if row.source else row.positions}-{recipe.num_frames or 'own'}-frames"
+            of_model = Path(row.source).name if row.source else row.positions
+            kind = f"sparse-{recipe.num_frames or 'own'}-frames-{of_model}"
         self.folder = folder / kind
 
     @cached_property
