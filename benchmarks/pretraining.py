@@ -9,7 +9,8 @@ are not trained, of 32 and of 24 frames, with the source's positions read where 
 sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test videos. Folds, sets and caches are as in
 `real_videos.py`, with fewer random clips and views, so that two sets can be compared in an hour or two on two cores.
 The time of a clip is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each
-other's reverse. The same command goes on where it was.
+other's reverse, and `--labelled 5 10` tables of as many training clips of each class, drawn at random.
+The same command goes on where it was.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Runs, describe_machine, divide, report, time_interleaved
-from real_videos import Cached, Row, add_videos, find_rows, make_tasks, run_task, summarise
+from real_videos import Cached, Row, Task, Videos, add_videos, find_rows, make_tasks, run_task, summarise
 
 from tubevit_hf import TubeViTModel, convert_vit
 from tubevit_hf.evaluation import count_flops
@@ -38,6 +39,7 @@ def main() -> None:
     add_videos(parser)
     parser.add_argument("--pretrained", nargs="*", default=[], help="folders of TubeViTs with sparse tubes")
     parser.add_argument("--pair", nargs=2, default=None, help="two classes that are compared by themselves too")
+    parser.add_argument("--labelled", nargs="*", type=int, default=[], help="training clips of each class")
     parser.add_argument("--copies", type=int, default=6, help="random clips of each video")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the random clips")
     parser.add_argument("--rows", default="", help="regular expression: rows to run, by name; default: all")
@@ -63,28 +65,39 @@ def main() -> None:
     rows = [row for row in rows if re.search(arguments.rows, row.name)]
     recipes = {name_recipe(row.recipe): row.recipe for row in rows}
     every = np.arange(len(videos.rows))
-    tables = {"all classes": every}
+    tables = {"all classes": make_tasks(videos, every)}
     if arguments.pair:
         classes = videos.rows.features["label"].names
         pair = [classes.index(one) for one in arguments.pair]
-        tables[" against ".join(arguments.pair)] = every[np.isin(videos.rows["label"], pair)]
+        tables[" against ".join(arguments.pair)] = make_tasks(videos, every[np.isin(videos.rows["label"], pair)])
+    for number in arguments.labelled:
+        tasks = make_tasks(videos, every)
+        tables[f"{number} training clips of each class"] = [draw_labelled(videos, task, number) for task in tasks]
 
     costs = runs.get(f"costs of {', '.join(recipes)}", partial(measure_costs, arguments.source, recipes))
     found = []
     for row in rows:
         for seed in arguments.seeds:
             features = Cached(arguments.source, videos, row, seed, folder)
-            for title, chosen in tables.items():
+            for title, tasks in tables.items():
                 results = [
                     runs.get(
                         f"{row.name} {title} {seed} {task.name}", partial(run_task, features, videos, row, task, seed)
                     )
-                    for task in make_tasks(videos, chosen)
+                    for task in tasks
                 ]
                 cost = costs[name_recipe(row.recipe)]
                 found.append({"classes": title, "what": row.name, "seed": seed, **cost, **summarise(results)})
     title = f"Accuracy (%) on {name}: {len(videos.rows)} videos, {arguments.copies} random clips of each"
     report(f"pretraining_{name}", title, describe_machine(torch.device("cpu")), found)
+
+
+def draw_labelled(videos: Videos, task: Task, number: int) -> Task:
+    """A task with so many of its training clips of each class, the same for every row."""
+    generator = np.random.default_rng(0)
+    labels = np.array(videos.rows["label"])[task.train]
+    drawn = [generator.permutation(task.train[labels == label])[:number] for label in np.unique(labels)]
+    return task._replace(train=np.sort(np.concatenate(drawn)))
 
 
 def name_recipe(recipe: FewVideosRecipe) -> str:
