@@ -253,6 +253,14 @@ def test_it_ends_where_nothing_is_gained(start, tmp_path):
     assert "is of a run with other arguments: videos was '40, " in result.output.splitlines()[-1]
 
 
+def test_arguments_are_listed():
+    result = pretrain("--list-arguments")
+    assert result.exit_code == 0
+    for name in ("--learning_rate", "--horizontal_flip", "--mask_ratio", "--report_to"):
+        assert name in result.output
+    assert "--freeze_before" not in result.output
+
+
 # What is learned
 
 
