@@ -6,6 +6,7 @@ is from them: by the loss, and by the squared error beside that of a baseline, w
 training clips and sees nothing of the clip.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ class Mask:
         return {"visible_tokens": mask.visible, "target_tokens": mask.target}
 
 
-class Objective:
+class Objective(ABC):
     """What a student learns.
 
     Args:
@@ -77,14 +78,15 @@ class Objective:
         # of the training clips' targets, see `fit`
         self.statistics: dict[str, torch.Tensor] = {}
 
+    @abstractmethod
     def make_targets(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What the teacher says of clips, a row each. It depends on the clips alone, and can be kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fit(self, targets: Iterable[torch.Tensor]) -> None:
         """Measures the statistics of targets that `make_targets` gave, batch by batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, pixel_values: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator) -> Batch:
         """What the student is run on.
 
@@ -93,15 +95,14 @@ class Objective:
             targets: of these clips, where they are known already.
             generator: draws what is hidden.
         """
-        raise NotImplementedError
 
     def loss(self, outputs: ModelOutput, targets: torch.Tensor) -> torch.Tensor:
         """Of a student's output, the mean over the batch."""
         return outputs["loss"]
 
+    @abstractmethod
     def errors(self, outputs: ModelOutput, batch: Batch) -> torch.Tensor:
         """Errors of the student and of the baseline, `(batch, parts, 2)`."""
-        raise NotImplementedError
 
 
 def select_targets(targets: torch.Tensor, inputs: dict[str, Any], axis: int) -> torch.Tensor:
