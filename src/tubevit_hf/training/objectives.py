@@ -112,8 +112,8 @@ def select_targets(targets: torch.Tensor, inputs: dict[str, Any], axis: int) -> 
 
 
 class FeatureObjective(Objective):
-    """Each token predicts a teacher's features over its own place and time: their mean, and their change from the
-    tube's begin to its end, see [`tube_targets`].
+    """Each token predicts a teacher's features over its own place and time: their mean, and their change until the
+    next token of its tube begins, see [`tube_targets`].
 
     Features are standardised: from the mean over all training clips and tokens, in units of the standard deviation,
     channel by channel; changes in units of their root mean square over tokens that have any. So the mean and the
@@ -160,7 +160,7 @@ class FeatureObjective(Objective):
         half = self.num_features
         # (tokens, layers, 2 * features)
         means, squares = total / number, squares / number
-        # tokens of one frame, or that overlap a single frame of the teacher, have no change
+        # some tokens have none, such as those of the clip's last frame alone
         changes = squares[..., half:].flatten(1).sum(1) > 0
         center, scale = means.mean(0), torch.empty_like(means[0])
         center[:, half:] = 0
@@ -192,7 +192,7 @@ class FeatureObjective(Objective):
         for predictions in (outputs["predictions"].float(), baseline[None]):
             squares = (predictions - targets).square()
             mean = squares[..., :half].flatten(1).mean(1)
-            # a mask may hide no token of several frames
+            # a mask may hide no token that has one
             changes = squares[:, has_change][..., half:].flatten(1)
             change = changes.sum(1) / max(1, changes.shape[1])
             both.append(torch.stack([mean, change], dim=1))

@@ -197,7 +197,7 @@ def pretrain_folder(run: PretrainingRun) -> dict[str, Any]:
         "forecast": forecast,
         "seconds": found.get("train_runtime"),
         "steps": trainer.state.global_step,
-        "warnings": find_warnings(trainer.state.log_history, start),
+        "warnings": find_warnings(trainer.state.log_history, start, has_ended=True),
         "environment": environment(args),
     }
     if args.should_save:

@@ -167,7 +167,8 @@ def forecast_run(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwat
             trainer.learned.loss(model(**batch.inputs), batch.targets).backward()
         model.zero_grad(set_to_none=True)
     each = {name: spent / watch.clips for name, spent in watch.seconds.items()}
-    has_teacher = trainer.learned.teacher is not None
+    teacher = trainer.learned.teacher
+    has_teacher = teacher is not None
     # a teacher was asked again
     each["student"] = max(0.0, (time.perf_counter() - began) / len(watch.pixel_values) - each["teacher"] * has_teacher)
     target_bytes = 2 * prod(watch.targets.shape[1:])
@@ -193,12 +194,16 @@ def forecast_run(trainer: PretrainingTrainer, clips: ClipDataset, watch: Stopwat
         "memory": describe_memory(),
     }
     kept = f" ({forecast['cache_bytes'] / 1e9:.2f} GB of them the teacher's)" if num_kept else ""
+    size, asked = clips_size(clips), ""
+    if teacher is not None:
+        # its time grows with them
+        num_seen = forecast["teacher_frames"] = len(set(teacher.reader.frames))
+        asked = f"{each['teacher']:.2f} s of the teacher, which sees {num_seen} of its {size[0]} frames, "
     tell(
         args,
-        f"{num_clips:,} clips of {model.config.num_tokens(*clips_size(clips)):,} tokens, at most about "
-        f"{describe_time(seconds)}: a clip takes {each['read']:.2f} s to read, {each['teacher']:.2f} s of the "
-        f"teacher, {each['student']:.2f} s of the model. {describe_memory()} so far, and up to "
-        f"{forecast['disk_bytes'] / 1e9:.2f} GB on the disk{kept}.",
+        f"{num_clips:,} clips of {model.config.num_tokens(*size):,} tokens, at most about "
+        f"{describe_time(seconds)}: a clip takes {each['read']:.2f} s to read, {asked}{each['student']:.2f} s of the "
+        f"model. {describe_memory()} so far, and up to {forecast['disk_bytes'] / 1e9:.2f} GB on the disk{kept}.",
     )
     return forecast
 
