@@ -645,12 +645,22 @@ def naive_tube_targets(states, frame_positions, config, size):
     def overlap(region, begin, end):
         return max(0.0, min(region[-1] + 1, end) - max(region[0], begin))
 
+    def at(frame, of_steps):
+        """Of the teacher's frames before and after a frame, each counts by how near it is."""
+        before = [step for step in range(steps) if frame_positions[step] <= frame]
+        after = [step for step in range(steps) if frame_positions[step] > frame]
+        if not before or not after:
+            return of_steps[-1] if before else of_steps[0]
+        step = before[-1]
+        way = (frame - frame_positions[step]) / (frame_positions[step + 1] - frame_positions[step])
+        return (1 - way) * of_steps[step] + way * of_steps[step + 1]
+
     targets = []
     for values in config["tubes"]:
         tube = read_tube(values, config["hidden_size"])
         for _, starts in tokens_of(tube, size):
             frames, height, width = (seen(tube, axis, starts[axis]) for axis in range(3))
-            total, volume, points = 0, 0.0, []
+            total, volume, of_steps = 0, 0.0, []
             for step in range(steps):
                 duration = overlap(frames, borders[step], borders[step + 1])
                 in_space, area = 0, 0.0
@@ -659,15 +669,9 @@ def naive_tube_targets(states, frame_positions, config, size):
                     share *= overlap(width, column * size[2] / columns, (column + 1) * size[2] / columns)
                     in_space, area = in_space + share * states[:, step, row, column], area + share
                 total, volume = total + duration * in_space, volume + duration * area
-                if duration > 0:
-                    points.append((duration, times[step], in_space / area))
-            change = torch.zeros_like(total)
-            if len(points) > 1 and len(frames) > 1:
-                # the normal equations of a line through the points
-                weight = sum(w for w, _, _ in points)
-                first, second = sum(w * t for w, t, _ in points), sum(w * t * t for w, t, _ in points)
-                value, product = sum(w * v for w, _, v in points), sum(w * t * v for w, t, v in points)
-                slope = (weight * product - first * value) / (weight * second - first**2)
-                change = slope * len(frames)
+                of_steps.append(in_space / area)
+            # until the next token begins, or its own end if that is later, but in the clip
+            last = max(frames[-1], frames[0] + tube[1][0] - 1)
+            change = at(min(last, size[0] - 1), of_steps) - at(frames[0], of_steps)
             targets.append(torch.cat([total / volume, change], dim=-1))
     return torch.stack(targets, dim=1)

@@ -128,12 +128,25 @@ def test_frames_that_are_seen():
             ],
         ).resolved_tubes
 
-    # every fourth, those of the tube of one frame among them
-    assert spread_frames(tubes((4, 8, 2), (1, 8, 3)), 32) == [3, 7, 11, 15, 19, 23, 27, 31]
-    assert spread_frames(tubes((1, 16, 0)), 32) == [0, 4, 8, 12, 16, 20, 24, 28]
-    assert spread_frames(tubes((1, 16, 1), (1, 16, 6)), 32) == [1, 5, 6, 9, 13, 17, 21, 22, 25, 29]
-    assert spread_frames(tubes((2, 4, 0)), 32) == [2, 6, 10, 14, 18, 22, 26, 30]
-    assert spread_frames(tubes((2, 4, 0)), 5) == [0, 1, 2, 3, 4]
+    def spread(num_frames: int, *settings: tuple[int, int, int]) -> list[int]:
+        return spread_frames(tubes(*settings), (num_frames, 8, 8))
+
+    # where each tube of `--layout interleaved` begins and ends; the clip's end cuts some
+    interleaved = (1, 4, 0), (4, 4, 0)
+    assert spread(32, *interleaved) == [0, 3, 4, 7, 8, 11, 12, 15, 16, 19, 20, 23, 24, 27, 28, 31]
+    assert spread(16, *interleaved) == [0, 3, 4, 7, 8, 11, 12, 15]
+    # one too many, and one is interpolated: not one that the tube of one frame sees
+    assert spread(30, *interleaved) == [0, 3, 4, 7, 8, 11, 12, 16, 19, 20, 23, 24, 27, 28, 29]
+    # fewer than eight, and eight evenly, which meet the first
+    assert spread(32, (1, 16, 1)) == [1, 5, 9, 13, 16, 17, 21, 25, 29, 31]
+    assert spread(32, (8, 8, 3)) == [3, 7, 10, 11, 15, 18, 19, 23, 26, 27, 31]
+    assert spread(5, (2, 4, 0)) == [0, 1, 2, 3, 4]
+    assert spread_frames((), (32, 8, 8)) == [2, 6, 10, 14, 18, 22, 26, 30]
+    # all begin and end somewhere else, and half of the frames are enough
+    many = spread(32, (1, 8, 5), (2, 2, 0), (2, 2, 1))
+    assert len(many) == 16 and {5, 13, 21, 29} < set(many) and max(np.diff(many)) <= 4
+    # but what tubes of one frame see is seen
+    assert spread(32, (1, 1, 0)) == list(range(32))
     assert even_frames(4, 8) == [1, 3, 5, 7]
     assert even_frames(4, 3) == [0, 1, 1, 2]
 

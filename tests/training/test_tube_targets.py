@@ -6,7 +6,7 @@ import torch
 
 from tubevit_hf import TubeViTConfig
 from tubevit_hf.model.tubes_tubevit import resolve_tubes
-from tubevit_hf.training.tube_targets import tube_targets
+from tubevit_hf.training.tube_targets import find_stretches, tube_targets
 
 from ..support import naive
 from ..support.modeling_cases import BASE, TUBES
@@ -48,21 +48,24 @@ def test_steady_motion_is_told_exactly():
     positions = [1, 4, 7, 10]
     tubes = resolve_tubes(
         [
-            {"kernel_size": [5, 4, 4], "stride": [6, 8, 8]},
-            {"kernel_size": [1, 4, 4], "stride": [11, 8, 8], "offset": [2, 0, 0]},
+            {"kernel_size": [5, 4, 4], "stride": [3, 8, 8], "offset": [1, 0, 0]},
+            # until the next token begins; the clip's last frame ends the second
+            {"kernel_size": [1, 4, 4], "stride": [6, 8, 8], "offset": [2, 0, 0]},
+            # the teacher's first frame stands for the one before too
             {"kernel_size": [2, 4, 4], "stride": [11, 8, 8]},
+            {"kernel_size": [1, 4, 4], "stride": [1, 8, 8]},
         ],
         48,
     )
+    assert [find_stretches(tube, SIZE) for tube in tubes[:3]] == [[(1, 5), (4, 8)], [(2, 7), (8, 10)], [(0, 10)]]
     states = 2 * torch.tensor(positions, dtype=torch.float32).view(1, 4, 1, 1, 1).expand(1, 4, 5, 13, 1)
     mean, change = tube_targets(states, positions, (4.0, 2.0), tubes, SIZE)[0].unbind(-1)
-    tokens = [2 * 3 * 3, 3 * 3, 3 * 3]
-    of_five, of_one, of_two = change.split(tokens)
-    assert_close(of_five, torch.full((18,), 2.0 * 5), "float32")
-    # of one frame, and within one teacher frame
-    assert not of_one.any() and not of_two.any()
-    # 3 frames of the first, 2 of the second
-    assert_close(mean[0], (3 * 2 + 2 * 8) / 5, "float32")
+    # a step has 3 x 3 tokens; those of the last tube see one frame each, and no time lies between them
+    expected = torch.tensor([8.0, 8, 10, 4, 18] + 11 * [0])
+    assert_close(change, expected.repeat_interleave(9), "float32")
+    assert not change[5 * 9 :].any()
+    # 2 frames of the first, 3 of the second
+    assert_close(mean[0], torch.tensor((2 * 2 + 3 * 8) / 5), "float32")
 
 
 def test_half_precision_is_averaged_in_float32():

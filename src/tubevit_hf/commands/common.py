@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import typer
 
@@ -57,6 +58,22 @@ TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Open an exported graph of PyTorch, which is a pickle.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+
+
+def list_arguments_option(make_parser: Callable[[], ArgumentParser]) -> Any:
+    """`--list-arguments` of a command that takes more than its own: prints the arguments of a parser, and ends."""
+
+    def list_all(wanted: bool) -> None:
+        if wanted:
+            make_parser().print_help()
+            raise typer.Exit
+
+    return typer.Option(
+        "--list-arguments",
+        is_eager=True,
+        callback=list_all,
+        help="List all other arguments, those of clips and the Trainer's, which go here too.",
+    )
 
 
 def share_cores() -> None:

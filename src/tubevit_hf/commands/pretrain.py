@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from ..extras import of_extra
 from ..tables import say
-from .common import one_line_errors, share_cores
+from .common import list_arguments_option, one_line_errors, share_cores
 from .convert import read_tubes
 from .train import one_line_failures
 
@@ -22,12 +23,11 @@ class Targets(str, Enum):
     PIXELS = "pixels"
 
 
-def list_all(wanted: bool) -> None:
-    if wanted:
-        from ..training.pretraining import make_pretraining_parser
+def load_parser() -> ArgumentParser:
+    """Of all other arguments; what it imports takes long."""
+    from ..training.pretraining import make_pretraining_parser
 
-        make_pretraining_parser().print_help()
-        raise typer.Exit
+    return make_pretraining_parser()
 
 
 def pretrain(
@@ -82,15 +82,7 @@ def pretrain(
     patience: Annotated[
         int, typer.Option(help="Evaluations of the held-out loss without gain, after which it ends.", min=1)
     ] = 3,
-    list_arguments: Annotated[
-        bool,
-        typer.Option(
-            "--list-arguments",
-            is_eager=True,
-            callback=list_all,
-            help="List all other arguments, those of clips and the Trainer's, which go here too.",
-        ),
-    ] = False,
+    list_arguments: Annotated[bool, list_arguments_option(load_parser)] = False,
 ) -> None:
     """Train a TubeViT on videos without labels, taught by a frozen model.
 

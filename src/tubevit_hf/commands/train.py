@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from argparse import ArgumentParser
 from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
@@ -15,7 +16,7 @@ import typer
 
 from ..extras import of_extra
 from ..tables import say
-from .common import Watched, one_line_errors, share_cores
+from .common import Watched, list_arguments_option, one_line_errors, share_cores
 
 
 class Layout(str, Enum):
@@ -28,12 +29,11 @@ class Layout(str, Enum):
 FULL = ("No space left on device", "PytorchStreamWriter failed writing", "database or disk is full")
 
 
-def list_all(wanted: bool) -> None:
-    if wanted:
-        from ..training.from_folder import make_parser
+def load_parser() -> ArgumentParser:
+    """Of all other arguments; what it imports takes long."""
+    from ..training.from_folder import make_parser
 
-        make_parser().print_help()
-        raise typer.Exit
+    return make_parser()
 
 
 def train(
@@ -121,15 +121,7 @@ def train(
             "--trial-minutes", "--trial_minutes", help="Minutes that trials may take, alone or beside --trials."
         ),
     ] = None,
-    list_arguments: Annotated[
-        bool,
-        typer.Option(
-            "--list-arguments",
-            is_eager=True,
-            callback=list_all,
-            help="List all other arguments, those of clips and the Trainer's, which go here too.",
-        ),
-    ] = False,
+    list_arguments: Annotated[bool, list_arguments_option(load_parser)] = False,
 ) -> None:
     """Train a model on a folder of videos and measure it.
 

@@ -6,6 +6,7 @@ is from them: by the loss, and by the squared error beside that of a baseline, w
 training clips and sees nothing of the clip.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ class Mask:
         return {"visible_tokens": mask.visible, "target_tokens": mask.target}
 
 
-class Objective:
+class Objective(ABC):
     """What a student learns.
 
     Args:
@@ -77,14 +78,15 @@ class Objective:
         # of the training clips' targets, see `fit`
         self.statistics: dict[str, torch.Tensor] = {}
 
+    @abstractmethod
     def make_targets(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What the teacher says of clips, a row each. It depends on the clips alone, and can be kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fit(self, targets: Iterable[torch.Tensor]) -> None:
         """Measures the statistics of targets that `make_targets` gave, batch by batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, pixel_values: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator) -> Batch:
         """What the student is run on.
 
@@ -93,15 +95,14 @@ class Objective:
             targets: of these clips, where they are known already.
             generator: draws what is hidden.
         """
-        raise NotImplementedError
 
     def loss(self, outputs: ModelOutput, targets: torch.Tensor) -> torch.Tensor:
         """Of a student's output, the mean over the batch."""
         return outputs["loss"]
 
+    @abstractmethod
     def errors(self, outputs: ModelOutput, batch: Batch) -> torch.Tensor:
         """Errors of the student and of the baseline, `(batch, parts, 2)`."""
-        raise NotImplementedError
 
 
 def select_targets(targets: torch.Tensor, inputs: dict[str, Any], axis: int) -> torch.Tensor:
@@ -111,8 +112,8 @@ def select_targets(targets: torch.Tensor, inputs: dict[str, Any], axis: int) -> 
 
 
 class FeatureObjective(Objective):
-    """Each token predicts a teacher's features over its own place and time: their mean, and their change from the
-    tube's begin to its end, see [`tube_targets`].
+    """Each token predicts a teacher's features over its own place and time: their mean, and their change until the
+    next token of its tube begins, see [`tube_targets`].
 
     Features are standardised: from the mean over all training clips and tokens, in units of the standard deviation,
     channel by channel; changes in units of their root mean square over tokens that have any. So the mean and the
@@ -159,7 +160,7 @@ class FeatureObjective(Objective):
         half = self.num_features
         # (tokens, layers, 2 * features)
         means, squares = total / number, squares / number
-        # tokens of one frame, or that overlap a single frame of the teacher, have no change
+        # some tokens have none, such as those of the clip's last frame alone
         changes = squares[..., half:].flatten(1).sum(1) > 0
         center, scale = means.mean(0), torch.empty_like(means[0])
         center[:, half:] = 0
@@ -191,7 +192,7 @@ class FeatureObjective(Objective):
         for predictions in (outputs["predictions"].float(), baseline[None]):
             squares = (predictions - targets).square()
             mean = squares[..., :half].flatten(1).mean(1)
-            # a mask may hide no token of several frames
+            # a mask may hide no token that has one
             changes = squares[:, has_change][..., half:].flatten(1)
             change = changes.sum(1) / max(1, changes.shape[1])
             both.append(torch.stack([mean, change], dim=1))

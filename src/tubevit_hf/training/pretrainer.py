@@ -190,7 +190,8 @@ def save_alone(folder: Path) -> None:
 
 
 class WatchCallback(TrainerCallback):
-    """Warns after an evaluation if the student explains nothing, or its tokens of all clips became alike.
+    """Warns after an evaluation if the student explains nothing or is no better than at the start, or if its tokens
+    of all clips became alike.
 
     Args:
         start: metrics before the first step.
@@ -202,25 +203,35 @@ class WatchCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for warning in find_warnings(state.log_history, self.start):
+        for warning in find_warnings(state.log_history, self.start, state.global_step >= state.max_steps):
             if warning not in self.told and state.is_world_process_zero:
                 logger.warning(warning)
             self.told.add(warning)
 
 
-def find_warnings(log_history: Sequence[dict[str, float]], start: dict[str, float]) -> list[str]:
-    """What went wrong by the last evaluation of a training.
+def find_warnings(
+    log_history: Sequence[dict[str, float]], start: dict[str, float], has_ended: bool = False
+) -> list[str]:
+    """What went wrong by the last evaluation of a training. Before one epoch is over, or the training, little can be
+    said.
 
     Args:
         log_history: of the Trainer.
         start: metrics before the first step.
+        has_ended: whether the training is over.
     """
     evaluations = [entry for entry in log_history if "eval_explained" in entry]
     if not evaluations:
         return []
     last = evaluations[-1]
     warnings: list[str] = []
-    if last.get("epoch", 0) >= 1:
+    if has_ended or last.get("epoch", 0) >= 1:
+        if last["eval_loss"] >= start["eval_loss"]:
+            warnings.append(
+                "The held-out loss is no lower than before the first step: the training has gained nothing. If later "
+                "epochs do not change that, lower --learning_rate, or give more videos; the model of --from may do as "
+                "well."
+            )
         if last["eval_explained"] <= 0:
             warnings.append(
                 "The student explains nothing of held-out clips yet: its error is no smaller than that of predicting "

@@ -8,6 +8,7 @@ gradients.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -29,9 +30,10 @@ from ..conversion.sources import first_line
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.tubes_tubevit import Size, Tube, as_size
 from .runs import read_config
+from .tube_targets import find_stretches
 
 
-# frames of a clip that an image model sees
+# frames of a clip that an image model sees at least, and an image classifier at most
 NUM_FRAMES = 8
 # encoders of videos whose tokens are a grid of cells in time and space
 GRID_ENCODERS = ("videomae", "vivit")
@@ -182,7 +184,7 @@ def load_feature_teacher(
     Args:
         name: folder or repo id of an image ViT that `convert_vit` reads, or of a VideoMAE or ViViT.
         processor: of the student.
-        tubes: of the student: what its tubes of one frame see, a teacher of images sees too.
+        tubes: of the student, by which a teacher of images sees frames, see [`spread_frames`].
         size: of the student's clip, in frames and pixels.
         depths: shares of the teacher's layers, after which it is read.
 
@@ -201,7 +203,7 @@ def load_feature_teacher(
     [patch] = {tube.kernel_size[1:] for tube in model.config.resolved_tubes}
     # the model resizes its positions, so it sees the student's pictures, as near as its patches come to them
     grid = as_size((1, *(max(1, round(length / step)) for length, step in zip(size[1:], patch))))
-    frames = spread_frames(tubes, size[0])
+    frames = spread_frames(tubes, size)
     settings = TEACHER_PROCESSING | report.preprocessing
     reader = FrameReader(
         frames,
@@ -328,14 +330,33 @@ def find_layer(depth: float, config: PreTrainedConfig) -> int:
     return max(1, round(depth * config.num_hidden_layers))
 
 
-def spread_frames(tubes: Sequence[Tube], num_frames: int) -> list[int]:
-    """Frames of a clip that a teacher of images sees: eight, evenly, and all that tubes of one frame see."""
-    seen: set[int] = set()
-    for tube in tubes:
-        if tube.sees_one_frame:
-            seen |= set(range(tube.offset[0], num_frames, tube.stride[0]))
-    step = max(1, num_frames // NUM_FRAMES)
-    return sorted(seen | set(range(min(seen, default=step // 2) % step, num_frames, step)))
+def spread_frames(tubes: Sequence[Tube], size: Size) -> list[int]:
+    """Chooses the frames of a clip that a teacher of images sees.
+
+    1. All frames that tubes of one frame see: no other frame tells what is in them.
+    2. The first and the last frame of each stretch of time over which a token's target changes, see
+       [`find_stretches`]. If 1 and 2 are more than half of the clip's frames (of less than 16: more than eight), those
+       of 2 are thinned evenly until they fit. What the teacher does not see is interpolated.
+    3. Eight frames, evenly spread, where 1 and 2 are fewer.
+
+    The tubes of `tubevit convert --layout interleaved` have 16 frames of 32.
+
+    Args:
+        tubes: of the student.
+        size: `(num_frames, height, width)` of its clip, in frames and pixels.
+    """
+    stretches = [(tube, find_stretches(tube, size)) for tube in tubes]
+    chosen = {first for tube, of_tube in stretches if tube.sees_one_frame for first, _ in of_tube}
+    ends = sorted({frame for _, of_tube in stretches for stretch in of_tube for frame in stretch} - chosen)
+    room = max(0, max(NUM_FRAMES, ceil(size[0] / 2)) - len(chosen))
+    if len(ends) > room:
+        ends = [ends[place] for place in even_frames(room, len(ends))]
+    chosen.update(ends)
+    if len(chosen) < NUM_FRAMES:
+        step = ceil(size[0] / NUM_FRAMES)
+        # some of them are chosen already
+        chosen.update(range(min(chosen, default=step // 2) % step, size[0], step))
+    return sorted(chosen)
 
 
 def even_frames(wanted: int, num_frames: int) -> list[int]:

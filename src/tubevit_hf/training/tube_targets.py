@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher's dense features say of each tube: their mean over its extent, and their change in time.
+"""What a teacher's dense features say of each tube token: their mean over its extent, and their change over its
+stretch of time.
 
 A token sees a box of the clip. The share of the box in a cell of the teacher's grid is a product of shares along time,
 height and width, so that three small matrices per tube make the targets of all its tokens.
@@ -8,6 +9,7 @@ height and width, so that three small matrices per tube make the targets of all 
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from ..model.tubes_tubevit import Size, Tube
@@ -23,9 +25,10 @@ def tube_targets(
     """Computes what each tube token of a student can regress: `(batch, t, h, w, c) -> (batch, tokens, 2 * c)`.
 
     The first half is the mean of the states over the token's extent, weighted by the volume in each cell of the grid.
-    The second half is their change from its begin to its end: the least-squares slope in time of the states, averaged
-    over its height and width, times its length in frames. Each teacher frame counts as its share of the token's
-    extent. The change is 0 for tubes of one frame, and for tokens that overlap a single teacher frame.
+    The second half is their change over its stretch of time, see [`find_stretches`]: the states at its last frame
+    minus those at its first one, averaged over the token's height and width. Between the teacher's frames states are
+    interpolated linearly; before the first and after the last one they are constant. The change is 0 where a stretch
+    is a single frame, or lies before the teacher's first or after its last frame.
 
     Args:
         states: a teacher's output for `t` frames of `h * w` patches, which tile the picture.
@@ -93,7 +96,24 @@ def tube_weights(
         share_axis(tube, axis, size, torch.linspace(0, size[axis], patches + 1, dtype=torch.float64))
         for axis, patches in zip((1, 2), grid)
     )
-    return torch.cat([means, change_weights(means, centers, tube.extent[0])]), rows, columns
+    firsts, lasts = (interpolation_weights(frames, positions) for frames in zip(*find_stretches(tube, size)))
+    return torch.cat([means, lasts - firsts]), rows, columns
+
+
+def find_stretches(tube: Tube, size: Size) -> list[tuple[int, int]]:
+    """Returns the first and the last frame of the stretch of time over which a token's target changes, for each step
+    of the tube's grid along time.
+
+    It begins with the token and is as long as the token's extent or, where that is longer, the tube's stride in time:
+    so tubes of one frame have a change too, and no time between two tokens is left out. The clip's end cuts it.
+
+    Args:
+        tube: of the student.
+        size: `(num_frames, height, width)` of its clip, in frames and pixels.
+    """
+    length = max(tube.extent[0], tube.stride[0])
+    begins = [tube.offset[0] + step * tube.stride[0] for step in range(tube.grid(size)[0])]
+    return [(begin, min(begin + length, size[0]) - 1) for begin in begins]
 
 
 def share_axis(tube: Tube, axis: int, size: Size, borders: torch.Tensor) -> torch.Tensor:
@@ -104,16 +124,8 @@ def share_axis(tube: Tube, axis: int, size: Size, borders: torch.Tensor) -> torc
     return overlaps.clamp_min(0) / tube.extent[axis]
 
 
-def change_weights(shares: torch.Tensor, centers: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Returns the weights of a least-squares line through the teacher's frames, times the tube's length.
-
-    Args:
-        shares: what each teacher frame counts for each token, `(tokens, teacher frames)`; a row sums to 1.
-        centers: times of the teacher's frames, `(teacher frames,)`.
-        num_frames: the tube's length.
-    """
-    distances = centers - shares @ centers[:, None]
-    spread = (shares * distances**2).sum(dim=1, keepdim=True)
-    # a line needs two frames of the teacher, and a change two of the tube
-    has_line = ((shares > 0).sum(dim=1, keepdim=True) > 1) & (num_frames > 1)
-    return torch.where(has_line, num_frames * shares * distances / spread, 0)
+def interpolation_weights(frames: Sequence[int], positions: Sequence[float]) -> torch.Tensor:
+    """Returns what each of the teacher's frames counts at frames of the clip, `(frames, teacher frames)`: linear
+    between two positions, constant outside."""
+    of_each = [np.interp(frames, positions, row) for row in np.eye(len(positions))]
+    return torch.from_numpy(np.stack(of_each, axis=1))
