@@ -49,7 +49,7 @@ def main() -> None:
     runs = Runs(folder / "runs.json")
 
     frames = replace(FEW_VIDEOS, copies=arguments.copies)
-    sparse = replace(frames, layout="sparse", num_frames=None)
+    sparse = replace(frames, layout="sparse")
     mirrored = {"num_clips": 1, "num_crops": 1, "mirror": True}
     rows = [
         Row("frames one by one", frames, views=mirrored),
@@ -90,9 +90,7 @@ def measure_costs(source: str) -> dict[str, dict[str, float]]:
     """Of a clip in each layout, with all layers that the recipe may read: tokens, GFLOPs and time beside frames."""
     models = {
         "frames": FEW_VIDEOS.start(convert_vit(source)[0]),
-        "sparse": replace(FEW_VIDEOS, layout="sparse", num_frames=None).start(
-            convert_vit(source, layout="interleaved")[0]
-        ),
+        "sparse": replace(FEW_VIDEOS, layout="sparse").start(convert_vit(source, layout="interleaved")[0]),
     }
     seconds = time_interleaved(
         {name: run_clip(model.tubevit) for name, model in models.items()}, torch.device("cpu"), ROUNDS
