@@ -51,7 +51,7 @@ def main() -> None:
     runs = Runs(folder / "runs.json")
 
     frames = replace(FEW_VIDEOS, copies=arguments.copies)
-    sparse = replace(frames, layout="sparse", num_frames=None)
+    sparse = replace(frames, layout="sparse")
     mirrored = {"num_clips": 1, "num_crops": 1, "mirror": True}
     rows = [
         Row("frames one by one", frames, views=mirrored),

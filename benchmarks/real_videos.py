@@ -47,6 +47,7 @@ from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.model.video_decoding_tubevit import VideoSource
 from tubevit_hf.training.few_videos import (
     FEW_VIDEOS,
+    NUM_FRAMES,
     Choice,
     FewVideosRecipe,
     fit_few_videos,
@@ -244,7 +245,8 @@ class Cached:
     def __init__(self, source: str, videos: Videos, row: Row, seed: int, folder: Path):
         self.source, self.videos, self.row, self.seed = source, videos, row, seed
         recipe = row.recipe
-        kind = f"{recipe.num_frames}-frames-{'random' if row.random_weights else 'own'}-weights"
+        num_frames = NUM_FRAMES if recipe.num_frames is None else recipe.num_frames
+        kind = f"{num_frames}-frames-{'random' if row.random_weights else 'own'}-weights"
         if recipe.layout == "sparse":
             of_model = Path(row.source).name if row.source else row.positions
             kind = f"sparse-{recipe.num_frames or 'own'}-frames-{of_model}"
@@ -259,11 +261,11 @@ class Cached:
         if self.row.random_weights:
             model = type(model)(model.config)
         model = recipe.start(model)
-        num_frames = processor.num_frames
+        num_frames = model.config.num_frames
         bf16 = has_bfloat16_units()
         keep = partial(cache_frozen, model, num_workers=1, bf16=bf16)
         copies = recipe.count_copies(len(rows))
-        clips = ClipDataset(rows, recipe.training_clip(processor), seed=self.seed, copies=copies)
+        clips = ClipDataset(rows, recipe.training_clip(processor, model.config), seed=self.seed, copies=copies)
         order = self.row.order
         views = {"num_clips": recipe.eval_clips, "num_crops": recipe.eval_crops, "mirror": True}
         several = OrderedViews(order, processor, num_frames, **(self.row.views or views))
@@ -281,7 +283,7 @@ class Cached:
             return TubeViTModel.from_pretrained(row.source), TubeViTVideoProcessor.from_pretrained(row.source)
         layout = "frames" if row.recipe.layout == "frames" else "interleaved"
         model, conversion = convert_vit(self.source, layout=layout, positions=row.positions)
-        num_frames = row.recipe.num_frames or model.config.num_frames
+        num_frames = row.recipe.clip_length(model.config)
         return model, TubeViTVideoProcessor(**conversion.preprocessing, num_frames=num_frames)
 
 

@@ -33,14 +33,21 @@ from pathlib import Path
 from typing import NoReturn
 
 from datasets import DatasetDict
-from transformers import AutoVideoProcessor, HfArgumentParser, PreTrainedConfig, TrainingArguments, set_seed
+from transformers import (
+    AutoConfig,
+    AutoVideoProcessor,
+    HfArgumentParser,
+    PreTrainedConfig,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from tubevit_hf import TubeViTVideoProcessor
+from tubevit_hf import TubeViTConfig, TubeViTVideoProcessor
 from tubevit_hf.data import FORMATS, drop_unreadable, load_annotated, load_by_name, load_folder, read_groups
 from tubevit_hf.training import RECIPES, VideoTrainer
 from tubevit_hf.training.arguments import ChangeArguments, ClipArguments
-from tubevit_hf.training.few_videos import LAYOUTS
+from tubevit_hf.training.few_videos import AUTO, LAYOUTS, settle_layouts
 from tubevit_hf.training.runs import (
     apply_changes,
     choose_checkpoint,
@@ -104,9 +111,10 @@ class RecipeArguments:
     layout: str | None = field(
         default=None,
         metadata={
-            "help": "Recipe small: what of a video is read. frames: single frames, the default. sparse: the model's "
-            "tubes, all together. auto: both are fitted, and held-out training videos choose.",
-            "choices": [*LAYOUTS, "auto"],
+            "help": "Recipe small: what of a video is read. frames: single frames. sparse: the model's tubes, all "
+            "together. auto: both are fitted, and held-out training videos choose. Default: frames if one of the "
+            "model's tubes reads whole frames, else sparse.",
+            "choices": [*LAYOUTS, AUTO],
         },
     )
 
@@ -153,7 +161,7 @@ def parse_arguments() -> tuple:
     given, _ = early.parse_known_args()
     if given.recipe is not None:
         try:
-            parser.set_defaults(**recipe_settings(given.recipe, vars(given), given.layout or "frames"))
+            parser.set_defaults(**recipe_settings(given.recipe, vars(given)))
         except ValueError as error:
             stop(str(error))
     arguments = parser.parse_args_into_dataclasses()
@@ -172,16 +180,17 @@ def build_trainer(
 ) -> VideoTrainer:
     source = model_args.model_name_or_path
     in_closed_form = recipe_args.recipe == "small" and training_args.do_train
-    if in_closed_form and source is None:
-        stop("--recipe small begins with --model_name_or_path, a TubeViT that `tubevit convert` made of an image ViT")
-    if not in_closed_form:
+    if in_closed_form:
+        config = None if source is None else AutoConfig.from_pretrained(source)
+        if not isinstance(config, TubeViTConfig):
+            stop("--recipe small begins with --model_name_or_path, a TubeViT such as `tubevit convert` makes")
+        sources = dict.fromkeys(settle_layouts(config, recipe_args.layout), source)
+    else:
         config, processor = choose_config(recipe_args, model_args, data_args)
     # paths only; the clips are decoded where they are needed
     splits = DatasetDict((split, drop_unreadable(rows, split)) for split, rows in load_splits(data_args).items())
     if in_closed_form:
         groups = None if data_args.group_pattern is None else read_groups(splits["train"], data_args.group_pattern)
-        layouts = LAYOUTS if recipe_args.layout == "auto" else (recipe_args.layout or "frames",)
-        sources = dict.fromkeys(layouts, source)
         return fit_layouts(sources, splits, data_args, training_args, groups, changes=model_args)[0]
     new_classifier = model_args.ignore_mismatched_sizes
     return make_trainer(source, config, processor, splits, data_args, model_args, training_args, new_classifier)

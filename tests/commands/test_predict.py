@@ -11,7 +11,10 @@ import pytest
 from transformers import pipeline
 from typer.testing import CliRunner
 
+from tubevit_hf import TubeViTModel
 from tubevit_hf.cli import app
+
+from ..support.tiny import tiny_config, tiny_video_processor
 
 
 @pytest.fixture
@@ -94,6 +97,21 @@ def test_bad_arguments(checkpoint, folder, arguments, message):
     assert result.exit_code == 2
     assert message in in_one_line(result.stderr)
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", ["predict", "timeline", "explain"])
+def test_a_model_without_a_classifier(command, videos, tmp_path, monkeypatch):
+    """As `tubevit pretrain` leaves it: nothing makes one up."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    folder = tmp_path / "headless"
+    TubeViTModel(tiny_config()).save_pretrained(folder)
+    tiny_video_processor().save_pretrained(folder)
+    out = ["--out", str(tmp_path / "out")] if command == "explain" else []
+    result = CliRunner().invoke(app, [command, videos[0], "--model", str(folder), *out])
+    assert result.exit_code == 2
+    assert f"{folder}: the model has no classifier of videos" in in_one_line(result.stderr)
+    assert f"tubevit train FOLDER --from {folder} --out DIR" in in_one_line(result.stderr)
+    assert not result.stdout
 
 
 def test_as_a_command(checkpoint, folder):

@@ -185,7 +185,8 @@ def test_stopped_by_the_user(model_folder, class_folders, monkeypatch):
         (["{videos}", "{videos}"], "Invalid value for MODEL"),
         (["{model}/missing", "{videos}"], "Invalid value for MODEL"),
         (["{image}", "{videos}"], "Invalid value for MODEL"),
-        (["{headless}", "{videos}"], "the model does not know the classes 'fall', 'jump', 'roll', 'spin'"),
+        (["{headless}", "{videos}"], "the model has no classifier of videos"),
+        (["{other}", "{videos}"], "the model does not know the classes 'fall', 'jump', 'roll', 'spin'"),
         (["{model}", "{videos}", "--out", "{model}"], "it is a folder; name a file"),
         (
             ["{model}", "{videos}", "--out", "{model}/missing/a.html"],
@@ -200,10 +201,11 @@ def test_stopped_by_the_user(model_folder, class_folders, monkeypatch):
 )
 def test_bad_input(model_folder, class_folders, vit, tmp_path, arguments, message):
     names = {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
-    headless = tmp_path / "headless"
-    TubeViTModel(tiny_config(**names)).save_pretrained(headless)
-    tiny_video_processor().save_pretrained(headless)
-    places = {"model": model_folder, "videos": class_folders, "image": vit, "headless": headless}
+    places = {"model": model_folder, "videos": class_folders, "image": vit}
+    for name, made in (("headless", TubeViTModel), ("other", TubeViTForVideoClassification)):
+        places[name] = tmp_path / name
+        made(tiny_config(**names)).save_pretrained(places[name])
+        tiny_video_processor().save_pretrained(places[name])
     before = sorted(model_folder.iterdir())
     result = report(*(part.format(**places) for part in arguments))
     assert result.exit_code == 2

@@ -25,6 +25,17 @@ from ..support.conversion_cases import DINOV2, SMALL_TEXT, TIMM, random_source, 
 from ..support.tiny import SMALL_TUBES, TINY_VIT, tiny_config, vit_classifier
 
 
+@pytest.mark.parametrize(("image_size", "patches"), [((8, 32), "1x4"), ((32, 12), "4x1")])
+def test_interleaved_tubes_need_two_rows_and_columns(image_size, patches, tmp_path):
+    settings = {**TINY_VIT, "image_size": image_size}
+    transformers.ViTModel(transformers.ViTConfig(**settings)).save_pretrained(tmp_path)
+    with pytest.raises(
+        ConversionError, match=f"its images have {patches} patches, and interleaved tubes need two rows"
+    ):
+        convert_vit(tmp_path, layout="interleaved")
+    assert convert_vit(tmp_path, layout="frames")[0].config.tubes[0]["kernel_size"] == [1, 8, 8]
+
+
 def dinov2_with_swiglu() -> nn.Module:
     return transformers.Dinov2Model(transformers.Dinov2Config(**DINOV2, use_swiglu_ffn=True))
 

@@ -17,6 +17,7 @@ from tubevit_hf.cli import app
 from tubevit_hf.export import Clip, ExportedTubeViT, ExportError, ModelInfo, export_model, exported_pipeline, folder
 from tubevit_hf.export.quantization import Int8Report, compare_int8, make_quantizer, split_clips
 from tubevit_hf.folders import FolderError
+from tubevit_hf.inference import load_model
 
 from ..support.tiny import LABELS, randomize, tiny_config, write_video
 from ..support.tolerances import assert_close
@@ -63,6 +64,15 @@ def test_predict_runs_a_graph_as_the_checkpoint(exported, checkpoint, videos):
         assert [line["label"] for line in entry["predictions"]] == [line["label"] for line in other["predictions"]]
         scores, others = ([line["score"] for line in each["predictions"]] for each in (entry, other))
         np.testing.assert_allclose(scores, others, atol=1e-4)
+
+
+def test_a_graph_without_a_classifier_is_refused(exported, tmp_path):
+    """As `tubevit export` writes it of such a checkpoint, whose configuration tells."""
+    shutil.copytree(exported, tmp_path / "graph")
+    config = json.loads((exported / "config.json").read_text())
+    (tmp_path / "graph" / "config.json").write_text(json.dumps({**config, "architectures": ["TubeViTModel"]}))
+    with pytest.raises(ValueError, match="graph: the model has no classifier of videos"):
+        load_model(str(tmp_path / "graph"))
 
 
 def test_called_as_a_model(exported, checkpoint):

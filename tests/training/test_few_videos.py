@@ -21,17 +21,20 @@ from tubevit_hf.data.moving_digits import write_video
 from tubevit_hf.evaluation import count_flops
 from tubevit_hf.training import FEW_VIDEOS, cache_frozen, check_videos, fit_few_videos, ridge
 from tubevit_hf.training.arguments import ChangeArguments, ClipArguments
-from tubevit_hf.training.few_videos import WEIGHTS as PART_WEIGHTS
 from tubevit_hf.training.few_videos import (
+    STILL,
     Choice,
     FewVideosReport,
     choose_layout,
     feature_blocks,
     feature_weights,
     find_layouts,
+    list_choices,
     read_features,
+    settle_layouts,
 )
-from tubevit_hf.training.runs import fit_small, list_ignored
+from tubevit_hf.training.few_videos import WEIGHTS as PART_WEIGHTS
+from tubevit_hf.training.runs import fit_small, list_ignored, small_recipe, start_small
 
 from ..conversion.test_conversion import TRANSFORMERS
 from ..support.conversion_cases import random_source
@@ -40,7 +43,7 @@ from .test_training_runs import QUIET, run
 
 
 SMALL = replace(FEW_VIDEOS, copies=3, pooling_grid=(4, 2, 2))
-SPARSE = replace(SMALL, layout="sparse", num_frames=None)
+SPARSE = replace(SMALL, layout="sparse")
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +246,9 @@ def test_a_gate_stays_with_its_layer(videos, tmp_path):
     source = TubeViTModel(tiny_config(gate_layer=1, num_hidden_layers=4))
     model = SPARSE.start(source)
     assert (model.config.num_hidden_layers, model.config.gate_layer) == (4, 1)
-    clips = ClipDataset(rows_of(videos * 4, [0, 1, 2] * 4), SPARSE.training_clip(tiny_video_processor()), copies=1)
+    clips = ClipDataset(
+        rows_of(videos * 4, [0, 1, 2] * 4), SPARSE.training_clip(tiny_video_processor(), model.config), copies=1
+    )
     frozen = cache_frozen(model, clips, tmp_path)
     for layers, gate_layer in (((2, 3), 1), ((2,), 1)):
         assert fit_few_videos(model, frozen, choices=[Choice(layers, ("means",))])[0].config.gate_layer == gate_layer
@@ -260,13 +265,68 @@ def test_every_family_can_begin(name, videos, tmp_path):
     source, _ = convert_vit(tmp_path / "vit")
     model = SMALL.start(source)
     processor = tiny_video_processor(crop_size={"height": 48, "width": 64}, size={"shortest_edge": 64})
-    clips = ClipDataset(rows_of(videos * 4, [0, 1, 2] * 4), SMALL.training_clip(processor), copies=2)
+    clips = ClipDataset(rows_of(videos * 4, [0, 1, 2] * 4), SMALL.training_clip(processor, model.config), copies=2)
     fitted, _ = fit_few_videos(model, cache_frozen(model, clips, tmp_path / "frozen"))
     clip = clips[0]["pixel_values"][None]
     with torch.no_grad():
         logits = fitted(clip).logits
     assert logits.shape == (1, 3)
     assert logits.isfinite().all()
+
+
+def test_clips_are_as_long_as_the_layout_has_them():
+    config, processor = tiny_config(), tiny_video_processor()
+    for recipe, length in (
+        (SMALL, 8),
+        (SPARSE, 7),
+        (replace(SMALL, num_frames=5), 5),
+        (replace(SPARSE, num_frames=5), 5),
+    ):
+        made = recipe.make_config(config)
+        assert recipe.clip_length(config) == made.num_frames == length
+        assert recipe.training_clip(processor, config).settings["num_frames"] == length
+        # a model that was fitted keeps its own, whatever the layout's is, and takes no other
+        again = replace(recipe, num_frames=None)
+        assert again.make_config(made).num_frames == length
+        assert again.training_clip(processor, made).settings["num_frames"] == length
+        with pytest.raises(
+            ValueError, match=rf"fitted to clips of {length} frames, and cannot be fitted to clips of 4\."
+        ):
+            replace(recipe, num_frames=4).make_config(made)
+    assert small_recipe(ClipArguments(), "sparse").clip_length(config) == 7
+    assert small_recipe(ClipArguments(num_frames=9), "sparse").clip_length(config) == 9
+    # a tube of two frames that is folded to four, and one of three frames from the second on
+    assert replace(SPARSE, num_frames=4).make_config(config).pooling_grid == [1, 2, 2]
+    with pytest.raises(ValueError, match=r"A clip of 3 frame.s. is too short for the model's tubes over several"):
+        replace(SPARSE, num_frames=3).make_config(config)
+
+
+@pytest.mark.parametrize("statistics", [["peaks"], ["changes"], ["means"], ["means", "peaks"]])
+def test_a_model_without_the_statistics_is_refused(statistics, tmp_path):
+    """Before its frozen layers run."""
+    config = tiny_config(pooling_type="grid", pooling_statistics=statistics)
+    message = f"`pooling_statistics` are {', '.join(statistics)}, and the recipe for few videos reads differences or "
+    with pytest.raises(ValueError, match=message):
+        list_choices(config)
+    TubeViTModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        start_small(str(tmp_path), SPARSE, TrainingArguments(tmp_path, use_cpu=True))
+
+
+def test_choices_are_of_the_statistics_that_there_are():
+    config = tiny_config(pooling_type="grid", pooling_layers=[1, 3], pooling_statistics=["means", "differences"])
+    assert {choice.parts for choice in list_choices(config)} == {("differences",), STILL}
+    assert len(list_choices(config)) == 2 * 3
+
+
+def test_the_layouts_that_are_fitted():
+    several, interleaved = tiny_config(), tiny_config(tubes=interleaved_tubes((8, 8)))
+    assert settle_layouts(several, None) == ("frames",)
+    assert settle_layouts(interleaved, None) == ("sparse",)
+    assert settle_layouts(interleaved, "frames") == ("frames",)
+    assert settle_layouts(several, "auto") == ("frames", "sparse")
+    with pytest.raises(ValueError, match="fitted in the layout sparse, and cannot be read in the layout frames"):
+        settle_layouts(SPARSE.make_config(several), "auto")
 
 
 def test_what_it_cannot_start_from():
@@ -354,6 +414,11 @@ def test_the_layout_of_the_lower_loss_is_kept():
     assert of_sparse.startswith("Layout sparse: 80.0% of")
     assert "The layout sparse is kept" in kept
     assert json.loads(json.dumps(report.to_dict()))["layouts"]["sparse"]["loss"] == 0.3
+    # of one layout there is nothing to compare, but a cost
+    model, report = choose_layout({"frames": fitted["frames"]})
+    assert model is fitted["frames"][0]
+    cost = of_frames.partition("; ")[2]
+    assert (report.notes, report.layouts) == (["first", f"Layout frames: {cost}"], {})
 
 
 @pytest.mark.parametrize("recipe", [SMALL, SPARSE], ids=["frames", "sparse"])
@@ -372,7 +437,7 @@ def test_the_fitted_model_gives_what_was_fitted(choice, recipe, blobs, converted
     rows = load_folder(blobs)["train"]
     model = recipe.start(TubeViTModel.from_pretrained(converted if recipe is SMALL else with_tubes))
     processor = tiny_video_processor(crop_size={"height": 32, "width": 32}, num_frames=16)
-    clips = ClipDataset(rows, recipe.training_clip(processor), copies=3)
+    clips = ClipDataset(rows, recipe.training_clip(processor, model.config), copies=3)
     frozen = cache_frozen(model, clips, tmp_path)
     fitted, report = fit_few_videos(model, frozen, read_groups(rows, r"actor(\d)"))
     assert report.chosen == choice
@@ -454,6 +519,13 @@ def test_the_example_compares_layouts(blobs, with_tubes, tmp_path):
     result = small_run(blobs, with_tubes, out, "--eval_mirror", "False", "--layout", "auto")
     assert result.returncode == 0, result.stderr
     assert set(json.loads((out / "few_videos.json").read_text())["layouts"]) == {"frames", "sparse"}
+    # by default as `tubevit train` reads such tubes, at their own length
+    result = small_run(blobs, with_tubes, tmp_path / "alone", "--eval_mirror", "False")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "alone" / "few_videos.json").read_text())
+    assert report["layout"] == "sparse"
+    assert report["notes"][-1] in result.stdout and report["notes"][-1].startswith("Layout sparse: 33 tokens and ")
+    assert TubeViTForVideoClassification.from_pretrained(tmp_path / "alone").config.num_frames == 16
     result = run("run_video_classification.py", "--layout", "sparse", "--do_train", "--output_dir", out, *QUIET[:-4])
     assert (result.returncode, result.stderr.count("Error: ")) == (2, 1)
     assert "--layout is of --recipe small with --do_train" in result.stderr

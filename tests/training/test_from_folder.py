@@ -239,6 +239,24 @@ def test_tubes_of_a_tubevit(clips, tubevit, tmp_path):
     assert (config.num_frames, config.joint_layer, len(config.tubes)) == (7, 0, 3)
     results = json.loads((out / "results.json").read_text())
     assert (results["layout"], results["layouts"]) == ("sparse", {})
+    assert f"Layout sparse: {config.num_tokens()} tokens and " in result.output
+
+
+def test_clips_of_another_length(clips, tubevit, tmp_path):
+    """They are what the model is fitted to; once it is, it takes no others."""
+    out = tmp_path / "out"
+    arguments = [clips, *CLOSED, "--copies", 1]
+    result = train(*arguments, "--from", tubevit, "--out", out, "--layout", "sparse", "--num_frames", 9)
+    assert result.exit_code == 0, result.output
+    assert TubeViTForVideoClassification.from_pretrained(out).config.num_frames == 9
+    assert AutoVideoProcessor.from_pretrained(out).num_frames == 9
+    again = [*arguments, "--from", out, "--out", tmp_path / "again"]
+    result = train(*again, "--num_frames", 7)
+    assert result.exit_code == 2
+    assert "fitted to clips of 9 frames, and cannot be fitted to clips of 7" in result.output
+    result = train(*again)
+    assert result.exit_code == 0, result.output
+    assert TubeViTForVideoClassification.from_pretrained(tmp_path / "again").config.num_frames == 9
 
 
 def test_trials_of_a_layout(clips, tubevit, tmp_path):

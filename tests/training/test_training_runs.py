@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoVideoProcessor, TrainingArguments
 
-from tubevit_hf import TubeViTForVideoClassification
+from tubevit_hf import TubeViTForVideoClassification, TubeViTModel
 from tubevit_hf.data import ClipDataset, EvaluationViews, TrainingClip, load_folder
 from tubevit_hf.data.moving_digits import create_moving_digits
 from tubevit_hf.training import TrainingDiverged, VideoTrainer, find_checkpoint
@@ -393,6 +393,15 @@ def test_other_classes_than_the_checkpoints_are_refused(digits, start, tmp_path)
     assert "--ignore_mismatched_sizes" in refused.stderr
     assert "usage" not in refused.stderr
     assert not (tmp_path / "a").exists()
+
+
+def test_a_model_without_a_classifier_is_not_evaluated(digits, tmp_path):
+    TubeViTModel(tiny_config()).save_pretrained(tmp_path / "headless")
+    tiny_video_processor().save_pretrained(tmp_path / "headless")
+    arguments = ["--model_name_or_path", tmp_path / "headless", "--data_dir", digits, "--output_dir", tmp_path / "out"]
+    result = run("run_video_classification.py", *arguments, "--do_eval", *QUIET)
+    assert (result.returncode, result.stderr.count("Error: ")) == (2, 1)
+    assert "headless: the model has no classifier of videos" in result.stderr
 
 
 def test_a_full_disk_loses_nothing(digits, tmp_path, monkeypatch):

@@ -75,6 +75,7 @@ def find_class(name: str) -> Any:
     from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
 
     from ..folders import MODEL_INFO
+    from ..inference.running import is_classifier
     from ..model.configuration_tubevit import TubeViTConfig
 
     if Path(name, MODEL_INFO).exists():
@@ -82,10 +83,7 @@ def find_class(name: str) -> Any:
     config = AutoConfig.from_pretrained(name)
     if not isinstance(config, TubeViTConfig):
         raise ValueError(f"{name}: it is no TubeViT, but a model of the type {config.model_type!r}.")
-    # of a model with several heads there is no telling which
-    kinds = config.architectures or []
-    has_head = any(kind.endswith(("VideoClassification", "ImageClassification")) for kind in kinds)
-    return AutoModelForVideoClassification if has_head else AutoModel
+    return AutoModelForVideoClassification if is_classifier(config) else AutoModel
 
 
 def draw_all(

@@ -165,8 +165,16 @@ def convert(
         vit.settings |= {"joint_layer": max(1, vit.settings["num_hidden_layers"] * 3 // 4), "joint_pooling": [2, 2]}
     if positions is None:
         positions = "spatial" if layout == "interleaved" else "pretrained"
+    if tubes is None and layout == "interleaved":
+        rows, columns = (size // patch for size, patch in zip(vit.settings["image_size"], vit.patch_size))
+        if min(rows, columns) < 2:
+            raise ConversionError(
+                f"{vit.name}: its images have {rows}x{columns} patches, and interleaved tubes need two rows and two "
+                'columns at least. Choose another layout, such as `layout="frames"` (`--layout frames`).'
+            )
+        tubes = interleaved_tubes(vit.patch_size)
     if tubes is None:
-        tubes = interleaved_tubes(vit.patch_size) if layout == "interleaved" else default_tubes(vit.patch_size)
+        tubes = default_tubes(vit.patch_size)
     config = make_config(vit, positions, tubes, num_frames)
     if positions == "spatial" and time_scale is not None:
         config.position_embedding_scale = time_scale

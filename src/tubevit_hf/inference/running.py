@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
-from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor
+from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ..folders import MODEL_INFO
@@ -45,16 +45,38 @@ def load_model(
         trust_remote_code: whether an exported graph of PyTorch, which is a pickle, is opened.
 
     Raises:
-        OSError, ValueError, ModuleNotFoundError: there is no such model, or it cannot be loaded.
+        OSError, ValueError, ModuleNotFoundError: there is no such model, or it cannot be loaded, or it is to classify
+            and has no classifier.
     """
+    classifies = auto is AutoModelForVideoClassification
     if Path(name, MODEL_INFO).exists():
         from ..export import ExportedTubeViT
 
         exported = ExportedTubeViT.from_pretrained(name, trust_remote_code)
+        if classifies and exported.config.architectures and not is_classifier(exported.config):
+            raise no_classifier(name)
         processor = AutoImageProcessor if exported.info.image else AutoVideoProcessor
         return LoadedModel(exported, processor.from_pretrained(name), hash_files(Path(name)))
-    model = auto.from_pretrained(name).eval()
+    model, found = auto.from_pretrained(name, output_loading_info=True)
+    encoder = f"{model.base_model_prefix}."
+    if classifies and any(not weight.startswith(encoder) for weight in found["missing_keys"]):
+        raise no_classifier(name)
+    model = model.eval()
     return LoadedModel(model.to(device), AutoVideoProcessor.from_pretrained(name), hash_weights(model))
+
+
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint says that it has a classifier of videos or images. Of one with several there is no telling
+    which."""
+    return any(kind.endswith(("VideoClassification", "ImageClassification")) for kind in config.architectures or [])
+
+
+def no_classifier(name: str) -> ValueError:
+    """What is said where Transformers would put a random classifier on a model."""
+    return ValueError(
+        f"{name}: the model has no classifier of videos, and a random one would answer. Train one with `tubevit train "
+        f"FOLDER --from {name} --out DIR`."
+    )
 
 
 class Runner:

@@ -21,7 +21,7 @@ from transformers.utils import TransformersKwargs
 from .attention_tubevit import TubeViTMultiHeadAttention, make_mask
 from .configuration_tubevit import TubeViTConfig
 from .moments_tubevit import TokenLayout, split_moments, tube_tokens
-from .tubes_tubevit import Tube
+from .tubes_tubevit import Size, Tube
 
 
 class TubeViTAttentionPooler(TubeViTMultiHeadAttention):
@@ -128,56 +128,55 @@ class TubeViTGridPooler(nn.Module):
         joined = layout.pool(self.config.joint_pooling)
         indices = [index for index in self.config.pooling_tubes if all(layout.grids[index])]
         tubes = [self.config.resolved_tubes[index] for index in indices]
+        steps, *regions = self.config.pooling_grid
+        # the tokens of a step are valid together, and valid steps come first
+        lengths = [
+            torch.full((1,), layout.clip_grids[index][0], device=hidden_states.device)
+            if token_mask is None
+            else tube_tokens(token_mask, joined, index)[..., 0].sum(dim=1)
+            for index in indices
+        ]
+        # the same after all layers up to the joint one, and after all later ones
+        weights: dict[bool, tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]] = {}
         features: list[torch.Tensor] = []
         for number, states in layer_states.items():
-            layer_layout, scale = layout, (1, 1, 1)
-            if number > self.config.joint_layer:
-                layer_layout = joined
-                scale = (1, *(self.config.joint_pooling if layout.num_moments > 1 else (1, 1)))
+            is_joint = number > self.config.joint_layer
+            layer_layout = joined if is_joint else layout
+            if is_joint not in weights:
+                grids = [layer_layout.clip_grids[index] for index in indices]
+                scale = (1, *(self.config.joint_pooling if is_joint and layout.num_moments > 1 else (1, 1)))
+                in_time = time_weights(tubes, grids, lengths, steps, states.dtype)
+                weights[is_joint] = in_time, *space_weights(tubes, grids, lengths, scale, regions, states.dtype)
             patches = [tube_tokens(states, layer_layout, index) for index in indices]
-            # the tokens of a step are valid together, and valid steps come first
-            lengths = [
-                torch.full((1,), of_tube.shape[1], device=states.device)
-                if token_mask is None
-                else tube_tokens(token_mask, joined, index)[..., 0].sum(dim=1)
-                for index, of_tube in zip(indices, patches)
-            ]
-            sizes = [layer_layout.grids[index][1:] for index in indices]
-            features.append(self.describe(patches, tubes, lengths, sizes, scale))
+            features.append(self.describe(patches, *weights[is_joint]))
         return torch.cat(features, dim=1)
 
     def describe(
         self,
         patches: Sequence[torch.Tensor],
-        tubes: Sequence[Tube],
-        lengths: Sequence[torch.Tensor],
-        sizes: Sequence[tuple[int, int]],
-        scale: Sequence[int],
+        in_time: Sequence[torch.Tensor],
+        still: torch.Tensor,
+        moving: torch.Tensor,
     ) -> torch.Tensor:
         """Computes the features after one layer: `(batch, features)`.
 
         Args:
             patches: tokens of each tube, `(batch, t, h * w, hidden_size)`.
-            tubes: their geometry.
-            lengths: number of each tube's valid steps, `(batch,)` or `(1,)`.
-            sizes: `(h, w)` of each tube's grid.
-            scale: `(1, h, w)`, tokens that `joint_pooling` has made one.
+            in_time: as `time_weights` returns them.
+            still, moving: as `space_weights` returns them.
         """
-        steps, rows, columns = self.config.pooling_grid
-        in_time = time_weights(tubes, [of_tube.shape[1] for of_tube in patches], lengths, steps, patches[0].dtype)
         averages = [
             torch.bmm(weights.expand(of_tube.shape[0], -1, -1), of_tube.flatten(2)).unflatten(2, of_tube.shape[2:])
             for weights, of_tube in zip(in_time, patches)
         ]
         by_step = torch.cat(averages, dim=2)  # (batch, t, patches, hidden_size)
-        in_space = space_weights(tubes, sizes, lengths, scale, (rows, columns), patches[0].dtype)
-        regions = average_regions(combine(in_space, [length > 0 for length in lengths]), by_step)
+        regions = average_regions(still, by_step)
         mean = regions.mean(dim=1, keepdim=True)
         differences = by_step.diff(dim=1)
         changes = differences.abs()
-        moving = combine(in_space, [length > 1 for length in lengths])
         # a single step has no changes
-        changed = average_regions(moving, changes).sum(dim=1) / max(1, steps - 1)
+        num_changes = max(1, by_step.shape[1] - 1)
+        changed = average_regions(moving, changes).sum(dim=1) / num_changes
         found = {
             "means": mean,
             "changes": smooth_sqrt(changed),
@@ -189,7 +188,7 @@ class TubeViTGridPooler(nn.Module):
         if "signed" in parts:
             # finite slope at 0
             roots = differences / (changes + LEAST_CHANGE).sqrt()
-            found["signed"] = average_regions(moving, roots).sum(dim=1) / max(1, steps - 1)
+            found["signed"] = average_regions(moving, roots).sum(dim=1) / num_changes
         return torch.cat([found[name].flatten(1) for name in parts], dim=1)
 
 
@@ -266,16 +265,16 @@ def normalize(inside: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def time_weights(
-    tubes: Sequence[Tube], steps: Sequence[int], lengths: Sequence[torch.Tensor], num_regions: int, dtype: torch.dtype
+    tubes: Sequence[Tube], grids: Sequence[Size], lengths: Sequence[torch.Tensor], num_regions: int, dtype: torch.dtype
 ) -> list[torch.Tensor]:
     """Returns weights that average each tube's tokens over evenly spaced steps: `(batch or 1, num_regions, t)` each.
 
     Args:
-        steps: `t` of each tube.
-        lengths: how many of these are valid, `(batch,)` or `(1,)`.
+        grids: `(t, h, w)` of each tube in the clip.
+        lengths: how many of its steps are valid, `(batch,)` or `(1,)`.
     """
     device = lengths[0].device
-    found = [Stretches.of(tube, 0, number, 1, device) for tube, number in zip(tubes, steps)]
+    found = [Stretches.of(tube, 0, grid[0], 1, device) for tube, grid in zip(tubes, grids)]
     bounds = find_bounds(found, [tube.begins[0] + length * tube.step for tube, length in zip(found, lengths)], lengths)
     weights: list[torch.Tensor] = []
     for (begins, ends), length, (low, high) in zip(found, lengths, bounds):
@@ -290,18 +289,18 @@ def time_weights(
 
 def space_weights(
     tubes: Sequence[Tube],
-    sizes: Sequence[tuple[int, int]],
+    grids: Sequence[Size],
     lengths: Sequence[torch.Tensor],
     scale: Sequence[int],
-    regions: tuple[int, int],
+    regions: Sequence[int],
     dtype: torch.dtype,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """For each tube, weights that average its patches over regions, `(batch or 1, regions, patches)`, and whether each
-    region has any of them, `(batch or 1, regions)`."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns weights that average the patches of all tubes over regions, and those for changes, which tubes with one
+    valid step do not have: `(batch or 1, regions, patches)` each. Arguments are as in `time_weights`."""
     device = lengths[0].device
     marks: list[list[torch.Tensor]] = []
     for axis, num_regions in enumerate(regions, start=1):
-        found = [Stretches.of(tube, axis, size[axis - 1], scale[axis], device) for tube, size in zip(tubes, sizes)]
+        found = [Stretches.of(tube, axis, grid[axis], scale[axis], device) for tube, grid in zip(tubes, grids)]
         bounds = find_bounds(found, [tube.ends[-1:] for tube in found], lengths)
         pairs = zip(found, bounds)
         marks.append([overlaps(tube.begins[None], tube.ends[None], *its, num_regions) for tube, its in pairs])
@@ -311,7 +310,7 @@ def space_weights(
         of_tube = (of_rows[:, :, None, :, None] * of_columns[:, None, :, None, :]).flatten(3).flatten(1, 2)
         has_any = (in_rows.any(dim=-1)[:, :, None] & in_columns.any(dim=-1)[:, None]).flatten(1)
         weights.append((of_tube, has_any))
-    return weights
+    return combine(weights, [length > 0 for length in lengths]), combine(weights, [length > 1 for length in lengths])
 
 
 def combine(weights: Sequence[tuple[torch.Tensor, torch.Tensor]], counted: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -319,7 +318,8 @@ def combine(weights: Sequence[tuple[torch.Tensor, torch.Tensor]], counted: Seque
     patches)`.
 
     Args:
-        weights: as `space_weights` returns them.
+        weights: of each tube's patches, `(batch or 1, regions, patches)`, and whether each region has any of them,
+            `(batch or 1, regions)`.
         counted: whether each tube counts, `(batch,)` or `(1,)`.
     """
     present = [has_any & counts[:, None] for (_, has_any), counts in zip(weights, counted)]

@@ -30,6 +30,10 @@ from .frozen import FrozenClips
 # which tokens of a video the frozen layers see: frames one by one, or the tokens of all tubes together
 Layout = Literal["frames", "sparse"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+# both are fitted, and the better one is kept
+AUTO = "auto"
+# of a clip in the layout frames
+NUM_FRAMES = 8
 
 # clips that cross-validation looks at, and those that the classifier is fitted to: the time for n of them grows as n^3
 VALIDATION_CLIPS = 1_000
@@ -57,7 +61,8 @@ class FewVideosRecipe:
     """Settings of the recipe.
 
     Args:
-        num_frames: of a clip, spread over all of a video; by default the model's.
+        num_frames: of a clip, spread over all of a video; by default 8 in the layout `"frames"`, and the model's in
+            the layout `"sparse"`.
         depths: shares of the encoder's layers, behind which tokens may be read.
         pooling_grid: regions of time, height and width; of time no more than the steps of the finest sparse tube.
         copies: random clips of each video, at most.
@@ -67,7 +72,7 @@ class FewVideosRecipe:
             tubes together.
     """
 
-    num_frames: int | None = 8
+    num_frames: int | None = None
     depths: tuple[float, ...] = (1 / 2, 2 / 3, 3 / 4, 1)
     pooling_grid: tuple[int, int, int] = (8, 3, 3)
     copies: int = 30
@@ -97,26 +102,49 @@ class FewVideosRecipe:
             "eval_mirror": self.eval_mirror,
         }
 
+    def clip_length(self, config: TubeViTConfig) -> int:
+        """Frames of a clip for a TubeViT.
+
+        Raises:
+            ValueError: the TubeViT is of this recipe already, and was fitted to clips of another length.
+        """
+        if config.pooling_type != "grid":
+            by_default = NUM_FRAMES if self.layout == "frames" else config.num_frames
+            return by_default if self.num_frames is None else self.num_frames
+        if self.num_frames not in (None, config.num_frames):
+            raise ValueError(
+                f"The model was fitted to clips of {config.num_frames} frames, and cannot be fitted to clips of "
+                f"{self.num_frames}. Leave out `num_frames`, or start from the model that it was made of."
+            )
+        return config.num_frames
+
     def make_config(self, config: TubeViTConfig) -> TubeViTConfig:
         """Configuration of the model that is fitted, of a TubeViT's: its first layers and the tubes of the layout.
 
         Raises:
-            ValueError: the TubeViT has no such tubes.
+            ValueError: the TubeViT has no such tubes, none that fits such clips, or was fitted to clips of another
+                length.
         """
         check_layout(config, self.layout)
+        num_frames = self.clip_length(config)
         settings = config.to_dict()
         if config.pooling_type == "grid":
             # of this recipe already
             return TubeViTConfig(**settings)
-        num_frames = config.num_frames if self.num_frames is None else self.num_frames
         steps, rows, columns = self.pooling_grid
         if self.layout == "frames":
             patch = next(tube for tube in config.resolved_tubes if tube.sees_one_frame)
             tube = replace(patch, stride=(1, *patch.stride[1:]), offset=(0, *patch.offset[1:]))
             settings |= {"tubes": [tube.to_dict()], "gate_layer": None}
         else:
+            grids = config.token_grids(num_frames)
+            if not any(all(grid) for tube, grid in zip(config.resolved_tubes, grids) if not tube.sees_one_frame):
+                raise ValueError(
+                    f"A clip of {num_frames} frame(s) is too short for the model's tubes over several, which the "
+                    "layout sparse reads. Give more `num_frames`, or choose the layout frames."
+                )
             # more regions of time than steps would repeat them
-            steps = min(steps, max(1, *(grid[0] for grid in config.token_grids(num_frames))))
+            steps = min(steps, max(grid[0] for grid in grids))
         numbers = sorted({max(1, round(depth * config.num_hidden_layers)) for depth in self.depths})
         settings |= {
             "num_frames": num_frames,
@@ -134,7 +162,7 @@ class FewVideosRecipe:
         """A model with the weights of a TubeViT as far as it reads them, whose head is to be fitted.
 
         Raises:
-            ValueError: the TubeViT has no tubes of the layout, or learned positions for other clips.
+            ValueError: as `make_config`, or the TubeViT has learned positions for other clips.
         """
         old = source.base_model
         config = self.make_config(old.config)
@@ -158,10 +186,11 @@ class FewVideosRecipe:
         model.tubevit.load_state_dict({name: tensors[name] for name in wanted})
         return model.eval()
 
-    def training_clip(self, processor: TubeViTVideoProcessor) -> TrainingClip:
+    def training_clip(self, processor: TubeViTVideoProcessor, config: TubeViTConfig) -> TrainingClip:
+        """Random clips for a TubeViT, or for the model that `start` made of it."""
         return TrainingClip(
             processor,
-            processor.num_frames if self.num_frames is None else self.num_frames,
+            self.clip_length(config),
             random_crop=True,
             crop_scale=self.crop_scale,
             time_scale=self.time_scale,
@@ -182,6 +211,24 @@ def find_layouts(config: TubeViTConfig) -> tuple[Layout, ...]:
         whole = any(all(step <= size for step, size in zip(tube.stride[1:], tube.extent[1:])) for tube in single)
         found.insert(1 if whole else 0, "sparse")
     return tuple(found)
+
+
+def settle_layouts(config: TubeViTConfig, layout: str | None) -> tuple[Layout, ...]:
+    """The layouts in which a TubeViT is to be fitted.
+
+    Args:
+        layout: that is asked for, `"auto"` for all, or `None` for the one by default, see `find_layouts`.
+
+    Raises:
+        ValueError: the recipe cannot read it in one of them.
+    """
+    if layout is None:
+        return find_layouts(config)[:1]
+    # pyrefly: ignore[bad-assignment]  `check_layout` knows whether it is one
+    layouts: tuple[Layout, ...] = LAYOUTS if layout == AUTO else (layout,)
+    for one in layouts:
+        check_layout(config, one)
+    return layouts
 
 
 def check_layout(config: TubeViTConfig, layout: Layout) -> None:
@@ -244,6 +291,10 @@ class LayoutResult:
     tokens: int
     flops: int
 
+    @property
+    def cost(self) -> str:
+        return f"{self.tokens:,} tokens and {self.flops / 1e9:.3g} GFLOPs a clip"
+
 
 @dataclass
 class FewVideosReport:
@@ -296,8 +347,8 @@ def fit_few_videos(
         The fitted model, without the layers that are not read; and the report.
 
     Raises:
-        ValueError: too few videos or groups to choose anything, too many for a closed form, or videos with several
-            labels.
+        ValueError: too few videos or groups to choose anything, too many for a closed form, videos with several
+            labels, or a model that lacks the statistics that are read by default.
     """
     labels, numbers = check_videos(frozen.rows, frozen.copies, groups)
     num_labels = len(get_names(frozen.rows))
@@ -343,20 +394,22 @@ def fit_few_videos(
 def choose_layout(
     fitted: Mapping[Layout, tuple[TubeViTForVideoClassification, FewVideosReport]],
 ) -> tuple[TubeViTForVideoClassification, FewVideosReport]:
-    """Of models that were fitted to the same videos in several layouts, the one with the lowest log loss of held-out
-    training videos. Its report tells of all."""
+    """Of models that were fitted to the same videos in one or several layouts, the one with the lowest log loss of
+    held-out training videos. Its report tells of all."""
     results: dict[Layout, LayoutResult] = {}
     for layout, (model, report) in fitted.items():
         found = report.validations[report.chosen]
         flops = sum(count_flops(model.config).values())
         results[layout] = LayoutResult(found.accuracy, found.loss, model.config.num_tokens(), flops)
     chosen = min(results, key=lambda layout: results[layout].loss)
+    model, report = fitted[chosen]
+    if len(results) == 1:
+        return model, replace(report, notes=[*report.notes, f"Layout {chosen}: {results[chosen].cost}."])
     notes = [
         f"Layout {layout}: {result.accuracy:.1%} of the held-out training videos right, log loss {result.loss:.3f}; "
-        f"{result.tokens:,} tokens and {result.flops / 1e9:.3g} GFLOPs a clip."
+        f"{result.cost}."
         for layout, result in results.items()
     ]
-    model, report = fitted[chosen]
     notes.append(f"The layout {chosen} is kept, whose log loss is the lowest.")
     return model, replace(report, layouts=results, notes=[*report.notes, *notes])
 
@@ -415,14 +468,26 @@ def feature_weights(config: TubeViTConfig) -> torch.Tensor:
 
 
 def list_choices(config: TubeViTConfig) -> list[Choice]:
+    """What the recipe may read of a model's features.
+
+    Raises:
+        ValueError: the model lacks the statistics of all choices that read what changes.
+    """
+    # models of earlier versions have no signed changes
+    possible = [parts for parts in (*MOVING, STILL) if config.pooling_parts.keys() >= set(parts)]
+    if possible in ([], [STILL]):
+        raise ValueError(
+            f"The model's `pooling_statistics` are {', '.join(config.pooling_parts)}, and the recipe for few videos "
+            f"reads {' or '.join('+'.join(parts) for parts in MOVING)}. Start from a model with all statistics of one "
+            "of these, such as one that `tubevit convert` makes, or give `fit_few_videos` its `choices`."
+        )
     layers = config.layers_read
     return [
+        # layers that follow each other
         Choice(tuple(layers[first:last]), parts)
         for first in range(len(layers))
         for last in range(first + 1, len(layers) + 1)
-        for parts in (*MOVING, STILL)
-        # models of earlier versions have no signed changes
-        if config.pooling_parts.keys() >= set(parts)
+        for parts in possible
     ]
 
 

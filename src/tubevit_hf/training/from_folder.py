@@ -35,7 +35,16 @@ from ..folders import check_folder, read_json
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.number_types_tubevit import has_bfloat16_units
 from .arguments import OF_BOTH, OF_GRADIENTS, WITHOUT_EFFECT, ChangeArguments, ClipArguments
-from .few_videos import FEW_VIDEOS, LAYOUTS, MAX_CLIPS, MAX_VIDEOS, FewVideosReport, Layout, check_layout, find_layouts
+from .few_videos import (
+    AUTO,
+    FEW_VIDEOS,
+    LAYOUTS,
+    MAX_CLIPS,
+    MAX_VIDEOS,
+    FewVideosReport,
+    Layout,
+    settle_layouts,
+)
 from .forecast import CLIPS, Forecast, ForecastCallback
 from .frozen import SETTINGS_NAME
 from .held_out import (
@@ -69,7 +78,6 @@ from .trials import Budget, run_trials, show_trials
 
 SMALL, GRADIENTS = "small", "gradients"
 CONVERTED_NAME = "converted"
-AUTO = "auto"
 # random clips of a video whose frozen layers are run once, if as many are not too many
 COPIES = 10
 
@@ -194,16 +202,18 @@ def train_folder(run: FolderRun) -> dict[str, Any]:
     splits = division.select(rows)
     check_trained(splits["train"], run.data)
 
-    config = AutoConfig.from_pretrained(source)
+    config: Any = AutoConfig.from_pretrained(source)
     if closed_form is None:
         reason = why_gradients(splits["train"], config, of_gradients)
         closed_form = reason is None
         if base_args.should_log:
             print("In closed form, behind frozen layers." if reason is None else f"By gradients: {reason}.")
     settings = base_settings(run)
-    settings |= (
-        recipe_settings(SMALL, run.given, layout) if closed_form else gradient_settings(run, config, splits["train"])
-    )
+    settings |= recipe_settings(SMALL, run.given) if closed_form else gradient_settings(run, config, splits["train"])
+    if closed_form and not others:
+        # noted with the run, since each layout has another by default
+        asked = dataclasses.replace(FEW_VIDEOS, layout=next(iter(sources)), num_frames=run.given.get("num_frames"))
+        settings["num_frames"] = asked.clip_length(config)
     found: dict[str, Any] | None = None
     if run.budget is not None:
         found = try_settings(run, sources, splits["train"], division.groups_of("train"), settings, closed_form)
@@ -415,16 +425,11 @@ def prepare_sources(run: FolderRun, args: TrainingArguments) -> dict[Layout, str
         ValueError: the TubeViT has no tubes of a layout that is asked for.
     """
     config = read_config(run.source)
-    is_tubevit = isinstance(config, TubeViTConfig)
+    if isinstance(config, TubeViTConfig):
+        return dict.fromkeys(settle_layouts(config, run.layout), run.source)
     # pyrefly: ignore[bad-assignment]  `check_asked_layout` knows that it is one
-    layouts: tuple[Layout, ...] = LAYOUTS if run.layout == AUTO else (run.layout,)
-    if run.layout is None:
-        layouts = find_layouts(config)[:1] if is_tubevit else ("frames",)
-    if not is_tubevit:
-        return {layout: convert_source(run.source, run.out, layout, args) for layout in layouts}
-    for layout in layouts:
-        check_layout(config, layout)
-    return dict.fromkeys(layouts, run.source)
+    layouts: tuple[Layout, ...] = LAYOUTS if run.layout == AUTO else (run.layout or "frames",)
+    return {layout: convert_source(run.source, run.out, layout, args) for layout in layouts}
 
 
 def convert_source(source: str, out: Path, layout: Layout, args: TrainingArguments) -> str:

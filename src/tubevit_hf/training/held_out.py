@@ -153,7 +153,7 @@ def small_objective(videos: TrainingVideos, num_workers: int = 0) -> Objective:
         if plain is None:
             views = ClipDataset(rows, plain_clip, copies=1)
             plain = cache_frozen(model, views, videos.folder / "views", watch=attempt.tick, **shared)
-        dataset = ClipDataset(rows, recipe.training_clip(processor), seed=args.seed, copies=copies)
+        dataset = ClipDataset(rows, recipe.training_clip(processor, model.config), seed=args.seed, copies=copies)
         frozen = cache_frozen(model, dataset, videos.folder / "frozen", watch=attempt.tick, **shared)
         scores = torch.zeros(len(rows), len(get_names(rows)))
         seen: list[int] = []

@@ -26,6 +26,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from ..data import ClipDataset, EvaluationViews, TrainingClip, get_names, is_multi_label
 from ..extras import of_extra
 from ..folders import read_json, write_json
+from ..inference.running import is_classifier, no_classifier
 from ..model.configuration_tubevit import TubeViTConfig
 from ..model.modeling_tubevit import TubeViTForVideoClassification, TubeViTModel, TubeViTPreTrainedModel
 from ..model.video_processing_tubevit import TubeViTVideoProcessor
@@ -38,6 +39,7 @@ from .few_videos import (
     check_videos,
     choose_layout,
     fit_few_videos,
+    list_choices,
 )
 from .frozen import FrozenClips, Watch, cache_frozen, frozen_size
 from .losses import inverse_frequencies
@@ -50,21 +52,18 @@ ARGUMENTS_NAME = "run_arguments.json"
 FROZEN_NAME = "frozen"
 
 
-def recipe_settings(name: str, given: Mapping[str, Any], layout: str = "frames") -> dict[str, Any]:
+def recipe_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe says of arguments, by their names.
 
     Args:
         name: `small`, or a key of [`RECIPES`].
         given: by the user, who has the last word.
-        layout: of the recipe small: `"frames"`, `"sparse"` or, to compare both, `"auto"`.
 
     Raises:
         ValueError: the recipe's batch cannot be reached by accumulating gradients.
     """
     if name == "small":
-        settings = FEW_VIDEOS.clip_arguments()
-        # sparse tubes have clips of the model's own length
-        return settings if layout == "frames" else {**settings, "num_frames": None}
+        return FEW_VIDEOS.clip_arguments()
     recipe = find_recipe(name)
     settings = recipe.clip_arguments() | recipe.training_arguments()
     if given.get("num_train_epochs") is not None:
@@ -146,8 +145,11 @@ def make_trainer(
         watch: of frozen layers that are run once, see [`cache_frozen`].
 
     Raises:
-        ValueError: the checkpoint has other classes, or arguments do not go together.
+        ValueError: the checkpoint has other classes, or none and is to be evaluated as it is; or arguments do not go
+            together.
     """
+    if source is not None and not training_args.do_train and not is_classifier(config):
+        raise no_classifier(source)
     model = make_model(source, config, splits["train"], changes, new_classifier)
     folder = Path(str(training_args.output_dir), FROZEN_NAME)
     dataset: Any = make_clips(model, processor, splits["train"], clips, training_args, folder, watch)
@@ -177,8 +179,8 @@ def make_model(
     """The model of [`make_trainer`], for the classes of some videos."""
     labels = get_names(rows)
     known = names_of(config)
-    is_classifier = any(name.endswith("Classification") for name in config.architectures or ())
-    other_labels = source is not None and is_classifier and known != labels
+    has_classes = any(name.endswith("Classification") for name in config.architectures or ())
+    other_labels = source is not None and has_classes and known != labels
     if other_labels and not new_classifier:
         raise ValueError(
             f"the checkpoint knows {len(known)} classes ({', '.join(known[:5])}, ...), the data has {len(labels)} "
@@ -292,8 +294,8 @@ def fit_small(
         A Trainer that evaluates the model, and the report.
 
     Raises:
-        ValueError: the source is no TubeViT, or has no tubes of the layout; or videos or arguments do not go with the
-            recipe.
+        ValueError: the source is no TubeViT, or cannot be read in the layout; or videos or arguments do not go with
+            the recipe.
     """
     return fit_layouts({layout: source}, splits, clips, training_args, groups, watch, changes)
 
@@ -327,7 +329,8 @@ def fit_layouts(
     for layout, source in sources.items():
         recipe = small_recipe(clips, layout)
         model, processor = start_small(source, recipe, training_args)
-        dataset = ClipDataset(rows, recipe.training_clip(processor), seed=training_args.seed, copies=copies)
+        training_clip = recipe.training_clip(processor, model.config)
+        dataset = ClipDataset(rows, training_clip, seed=training_args.seed, copies=copies)
         started[layout] = model, processor, dataset
         if training_args.should_log:
             folder = frozen_folder(training_args.output_dir, layout)
@@ -341,7 +344,7 @@ def fit_layouts(
                 model, dataset, folder, num_workers=num_workers, bf16=training_args.bf16, watch=watch
             )
         fitted[layout] = fit_few_videos(model, frozen, groups, class_weights=class_weights)
-    model, report = choose_layout(fitted) if len(fitted) > 1 else next(iter(fitted.values()))
+    model, report = choose_layout(fitted)
     processor = started[report.layout][1]
     if training_args.should_save:
         write_json(Path(str(training_args.output_dir), "few_videos.json"), report.to_dict())
@@ -381,11 +384,10 @@ def list_ignored(clips: ClipArguments, changes: ChangeArguments, training_args: 
 
 def small_recipe(clips: ClipArguments, layout: Layout = "frames") -> FewVideosRecipe:
     """The recipe for few videos with a user's clips."""
-    num_frames = FEW_VIDEOS.num_frames if layout == "frames" else None
     return replace(
         FEW_VIDEOS,
         layout=layout,
-        num_frames=num_frames if clips.num_frames is None else clips.num_frames,
+        num_frames=clips.num_frames,
         horizontal_flip=clips.horizontal_flip,
         crop_scale=(clips.crop_scale, 1.0),
         time_scale=clips.time_scale,
@@ -396,13 +398,18 @@ def small_recipe(clips: ClipArguments, layout: Layout = "frames") -> FewVideosRe
 def start_small(
     source: str, recipe: FewVideosRecipe, training_args: TrainingArguments
 ) -> tuple[TubeViTForVideoClassification, TubeViTVideoProcessor]:
-    """The model whose head is to be fitted, on its device, and its processor."""
+    """The model whose head is to be fitted, on its device, and its processor.
+
+    Raises:
+        ValueError: the source is no TubeViT, or cannot be read by the recipe.
+    """
     converted = AutoModel.from_pretrained(source)
     if not isinstance(converted, TubeViTModel):
         raise ValueError(f"the recipe small is for TubeViT; {source} is of type {converted.config.model_type!r}")
     model = recipe.start(converted).to(training_args.device)
-    num_frames = model.config.num_frames if recipe.num_frames is None else recipe.num_frames
-    return model, AutoVideoProcessor.from_pretrained(source, num_frames=num_frames)
+    # what cannot be chosen from is told before frozen layers run
+    list_choices(model.config)
+    return model, AutoVideoProcessor.from_pretrained(source, num_frames=model.config.num_frames)
 
 
 def choose_checkpoint(training_args: TrainingArguments, used: dict[str, Any]) -> str | None:
