@@ -67,10 +67,11 @@ class PretrainingArguments(RandomClipArguments):
             "OUTPUT_DIR/teacher. By default each epoch has others, and the teacher runs in each step."
         },
     )
-    depths: list[float] = field(
-        default_factory=lambda: [1 / 2, 3 / 4],
+    depths: list[float] | None = field(
+        default=None,
         metadata={
-            "help": "Shares of the layers, of the model and of the teacher, after which tokens and features are read."
+            "help": "Shares of the layers, of the model and of the teacher, after which tokens and features are read. "
+            "Default: 0.5, 0.75 and 1, as far as these are different layers."
         },
     )
     mask_ratio: float | None = field(

@@ -60,6 +60,8 @@ from .teachers import find_layer, load_feature_teacher, load_logit_teacher
 FEATURES, LOGITS, PIXELS = TARGETS = ("features", "logits", "pixels")
 RECORD_NAME = "pretraining.json"
 TEACHER_NAME = "teacher"
+# shares of the layers after which features are read
+DEPTHS = (1 / 2, 3 / 4, 1)
 # share of a clip's volume that is hidden where pixels are predicted
 HIDDEN_PIXELS = 0.75
 # `[t, h, w]` that the pixels of a token are averaged to
@@ -404,6 +406,9 @@ def make_objective(
 
 def read_depths(arguments: PretrainingArguments, config: TubeViTConfig, is_masked: bool) -> list[float]:
     """Shares of the layers after which tokens are read: of the default ones the last, where a decoder reads one."""
+    if arguments.depths is None:
+        by_layer = {find_layer(depth, config): depth for depth in DEPTHS}
+        return list(by_layer.values())[-1 if is_masked else 0 :]
     depths = sorted(arguments.depths)
     if not depths or depths[0] <= 0 or depths[-1] > 1:
         raise ValueError(f"--depths must be shares of the layers above 0 and at most 1, got {arguments.depths}.")
