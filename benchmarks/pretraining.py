@@ -110,8 +110,8 @@ def measure_costs(source: str, recipes: dict[str, FewVideosRecipe]) -> dict[str,
         layout: convert_vit(source, layout="frames" if layout == "frames" else "interleaved")[0]
         for layout in ("frames", "sparse")
     }
-    # beside which all others are
-    recipes = {"frames": FEW_VIDEOS, **recipes}
+    reference = name_recipe(FEW_VIDEOS)
+    recipes = {reference: FEW_VIDEOS, **recipes}
     models = {name: recipe.start(starts[recipe.layout]) for name, recipe in recipes.items()}
     seconds = time_interleaved(
         {name: run_clip(model.tubevit) for name, model in models.items()}, torch.device("cpu"), ROUNDS
@@ -120,7 +120,7 @@ def measure_costs(source: str, recipes: dict[str, FewVideosRecipe]) -> dict[str,
         name: {
             "tokens": model.config.num_tokens(),
             "GFLOPs": sum(count_flops(model.config).values()) / 1e9,
-            "time": divide(seconds[name], seconds["frames"])["median"],
+            "time": divide(seconds[name], seconds[reference])["median"],
         }
         for name, model in models.items()
     }
