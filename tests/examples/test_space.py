@@ -223,17 +223,22 @@ def test_who_wants_less_motion_sees_none(browser, server, videos):
 
 def test_a_browser_that_closes_in_the_middle(browser, server, videos, tmp_path):
     path = write_video(tmp_path / "long.mp4", 3000, 48, 72, seed=3)
+
+    def find_visitors() -> set[str]:
+        files = [file.partition("/visitors/")[2] for file in server.list_files() if "/visitors/" in file]
+        return {file.partition("/")[0] for file in files}
+
+    # of other tests, not swept up yet
+    before, visitors = find_visitors(), set[str]()
+
+    def have_come(number: int) -> bool:
+        visitors.update(find_visitors() - before)
+        return len(visitors) == number
+
     with visiting(browser, server) as opened, visiting(browser, server) as waits:
         send(opened.page, path)
         opened.page.wait_for_selector(".scores")
-        visitors: set[str] = set()
-
-        def have_come(number: int) -> bool:
-            files = [file.partition("/visitors/")[2] for file in server.list_files() if "/visitors/" in file]
-            visitors.update(file.partition("/")[0] for file in files)
-            return len(visitors) == number
-
-        assert have_come(1)
+        assert until(lambda: have_come(1))
         send(waits.page, path)
         # an upload of somebody who is gone before it was taken stays until it is swept up
         assert until(lambda: have_come(2))
