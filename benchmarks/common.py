@@ -23,6 +23,8 @@ from torch import nn
 from tqdm.auto import trange
 from transformers import get_cosine_schedule_with_warmup
 
+from tubevit_hf import TubeViTConfig
+from tubevit_hf.evaluation import count_flops
 from tubevit_hf.model.number_types_tubevit import BFLOAT16_UNITS
 
 
@@ -74,6 +76,11 @@ def time_interleaved(
 
 def summarise(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def count_clip(config: TubeViTConfig) -> dict[str, float]:
+    """Tokens and operations of a clip of the model's own size."""
+    return {"tokens": config.num_tokens(), "GFLOPs": sum(count_flops(config).values()) / 1e9}
 
 
 def divide(ours: list[float] | None, theirs: list[float] | None) -> dict[str, float] | None:

@@ -25,6 +25,7 @@ from common import (
     TUNING_SEED,
     Runs,
     compare_seeds,
+    count_clip,
     describe_machine,
     divide,
     evaluate,
@@ -45,7 +46,6 @@ from transformers.utils import logging
 
 from tubevit_hf import TubeViTForVideoClassification, TubeViTVideoProcessor, read_video
 from tubevit_hf.data.moving_digits import FRAME_SIZE, MOTIONS, create_moving_digits
-from tubevit_hf.evaluation import count_flops
 from tubevit_hf.training.pretraining import PretrainingRun, pretrain_folder
 
 
@@ -211,8 +211,7 @@ class Study:
         dense = small_config([{"kernel_size": TUBELET, "stride": TUBELET}], use_cls_token=False, pooling_type="mean")
         return {
             name: {
-                "tokens": config.num_tokens(),
-                "GFLOPs": sum(count_flops(config).values()) / 1e9,
+                **count_clip(config),
                 "time / teacher": divide(seconds[name], seconds["teacher"])["median"],
             }
             for name, config in {"teacher": dense, "student": models["student"].config}.items()

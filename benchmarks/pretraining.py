@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Runs, describe_machine, divide, report, time_interleaved
-from real_videos import Cached, Row, Task, Videos, add_videos, find_rows, make_tasks, run_task, summarise
+from common import count_clip, describe_machine, divide, report, time_interleaved
+from real_videos import Cached, Row, Task, Videos, add_videos, make_tasks, open_study, run_task, summarise
 
 from tubevit_hf import TubeViTModel, convert_vit
-from tubevit_hf.evaluation import count_flops
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.training.few_videos import FEW_VIDEOS, FewVideosRecipe
 
@@ -46,9 +45,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/pretraining"), help="caches and finished runs")
     arguments = parser.parse_args()
     name = arguments.videos.name
-    folder = arguments.folder / name
-    videos = find_rows(arguments.videos, arguments.group, arguments.set)
-    runs = Runs(folder / "runs.json")
+    folder, videos, runs = open_study(arguments, name)
 
     frames = replace(FEW_VIDEOS, copies=arguments.copies)
     sparse = replace(frames, layout="sparse")
@@ -118,8 +115,7 @@ def measure_costs(source: str, recipes: dict[str, FewVideosRecipe]) -> dict[str,
     )
     return {
         name: {
-            "tokens": model.config.num_tokens(),
-            "GFLOPs": sum(count_flops(model.config).values()) / 1e9,
+            **count_clip(model.config),
             "time": divide(seconds[name], seconds[reference])["median"],
         }
         for name, model in models.items()

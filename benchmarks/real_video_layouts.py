@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Runs, describe_machine, report
+from common import Runs, count_clip, describe_machine, report
 from real_videos import Task, Videos, add_videos, find_rows, make_tasks
 from torch import nn
 from torchvision.transforms import v2
@@ -38,7 +38,6 @@ from transformers import (
 
 from tubevit_hf import TubeViTConfig, TubeViTForVideoClassification, TubeViTVideoProcessor, convert_vit
 from tubevit_hf.data import ClipDataset, EvaluationViews, TrainingClip
-from tubevit_hf.evaluation import count_flops
 
 
 COPIES = 3
@@ -277,7 +276,7 @@ def measure(model: PreTrainedModel, setting: Setting) -> dict:
     """Tokens of the first layer, and operations of a clip's forward pass."""
     config = model.config
     if isinstance(config, TubeViTConfig):
-        return {"tokens": config.num_tokens(), "GFLOPs": sum(count_flops(config).values()) / 1e9}
+        return count_clip(config)
     tokens = setting.num_frames // 2 * (config.image_size // 16) ** 2 + (setting.layout == "vivit")
     # an encoder of as many tokens costs the same in any of these models; the kernels are a thousandth of it
     width = config.hidden_size

@@ -139,9 +139,7 @@ def main() -> None:
     parser.add_argument("--name", default=None, help="of the results; default: the videos' folder's")
     arguments = parser.parse_args()
     name = arguments.name or arguments.videos.name
-    folder = arguments.folder / name
-    videos = find_rows(arguments.videos, arguments.group, arguments.set)
-    runs = Runs(folder / "runs.json")
+    folder, videos, runs = open_study(arguments, name)
 
     tables = {"all classes": np.arange(len(videos.rows))}
     if arguments.without:
@@ -176,6 +174,12 @@ def add_videos(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, help="folder of folders of classes")
     parser.add_argument("--group", default=r"^(.*)\.", help="regular expression: the group in a file's name")
     parser.add_argument("--set", default=None, help="regular expression: the set in a file's name")
+
+
+def open_study(arguments: argparse.Namespace, name: str) -> tuple[Path, Videos, Runs]:
+    """Folder of the caches and finished runs of some videos, these videos, and the runs."""
+    folder = arguments.folder / name
+    return folder, find_rows(arguments.videos, arguments.group, arguments.set), Runs(folder / "runs.json")
 
 
 def find_rows(folder: Path, group: str, of_set: str | None) -> Videos:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Runs, describe_machine, report
-from real_videos import Task, Videos, Views, add_videos, find_rows, make_tasks
+from common import count_clip, describe_machine, report
+from real_videos import Task, Videos, Views, add_videos, make_tasks, open_study
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, set_seed
 
 from tubevit_hf import (
@@ -31,7 +31,6 @@ from tubevit_hf import (
 )
 from tubevit_hf.conversion import ConversionReport, save_converted
 from tubevit_hf.data import ClipDataset, EvaluationViews
-from tubevit_hf.evaluation import count_flops
 from tubevit_hf.model.modeling_tubevit import TubeViTPreTrainedModel
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.training.few_videos import FewVideosRecipe, fit_few_videos, read_features
@@ -42,7 +41,7 @@ from tubevit_hf.training.frozen import FrozenClips, cache_frozen
 NOISE = 0.1
 # share of the layers before the gate, all frozen
 GATE = 3 / 4
-RECIPE = FewVideosRecipe(layout="sparse", num_frames=None)
+RECIPE = FewVideosRecipe(layout="sparse")
 
 
 def main() -> None:
@@ -53,9 +52,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/scale_up_filmed"), help="models, caches and runs")
     arguments = parser.parse_args()
     name = arguments.videos.name
-    folder = arguments.folder / name
-    videos = find_rows(arguments.videos, arguments.group, arguments.set)
-    runs = Runs(folder / "runs.json")
+    folder, videos, runs = open_study(arguments, name)
     wide = folder / "wide"
     difference = runs.get("widen", partial(widen, arguments.source, wide))["difference"]
     print(f"The logits of the widened ViT differ by at most {difference:.1e}.")
@@ -68,7 +65,8 @@ def main() -> None:
             save_converted(*build(wide, arguments.small), model)
         read = Reading(model, videos, arguments.copies)
         found = [runs.get(f"{title} {arguments.copies} {task.name}", partial(read.run, task)) for task in tasks]
-        rows.append({"tubes": title, **runs.get(f"{title} costs", read.measure_costs), **summarise(found, tasks)})
+        costs = runs.get(f"{title} costs", read.measure_costs)
+        rows.append({"tubes": title, **costs, **summarise(found, tasks)})
     title = f"Accuracy (%) on {name}, {arguments.copies} clips of each video, one view, behind a widened ViT"
     report(f"scale_up_filmed_{name}", title, describe_machine(torch.device("cpu")), rows)
 
@@ -142,7 +140,7 @@ class Reading:
         """Random clips of all videos, and one view of each."""
         processor = TubeViTVideoProcessor.from_pretrained(self.folder)
         keep = partial(cache_frozen, self.model, bf16=has_bfloat16_units(), batch_size=4)
-        clips = ClipDataset(self.videos.rows, RECIPE.training_clip(processor), copies=self.copies)
+        clips = ClipDataset(self.videos.rows, RECIPE.training_clip(processor, self.model.config), copies=self.copies)
         view = Views(self.videos.rows, EvaluationViews(processor, processor.num_frames))
         return keep(clips, self.folder / "clips"), keep(view, self.folder / "view")
 
@@ -161,9 +159,8 @@ class Reading:
             "chosen": str(found.chosen),
         }
 
-    def measure_costs(self) -> dict:
-        config = self.model.config
-        return {"tokens": config.num_tokens(), "GFLOPs": sum(count_flops(config).values()) / 1e9}
+    def measure_costs(self) -> dict[str, float]:
+        return count_clip(self.model.config)
 
 
 def summarise(found: list[dict], tasks: list[Task]) -> dict:
