@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share: no network, the same random numbers for every test, and one tiny checkpoint."""
 
+import faulthandler
 import os
 import tempfile
 
@@ -49,6 +50,29 @@ def count_killed_for_memory() -> int:
 
 
 killed_before = count_killed_for_memory()
+# where each process of tests writes what it was doing when it crashed
+CRASHES = "TUBEVIT_TEST_CRASHES"
+traces = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault(CRASHES, tempfile.mkdtemp())
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        # kept open: a crash cannot open a file
+        traces.append((Path(os.environ[CRASHES]) / worker).open("w"))
+
+
+def pytest_unconfigure() -> None:
+    if not traces:
+        shutil.rmtree(os.environ.pop(CRASHES), ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    # again before each test, as what a test imports may set handlers of its own
+    if traces:
+        faulthandler.enable(traces[0])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -62,8 +86,12 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     except subprocess.TimeoutExpired:
         ended = "it runs on and does not answer"
     killed = count_killed_for_memory() - killed_before
+    trace = Path(os.environ[CRASHES]) / node.gateway.id
     print(
-        f"\n[{node.gateway.id}] {ended}; Linux has killed {killed} processes for want of memory meanwhile", flush=True
+        f"\n[{node.gateway.id}] {ended}; Linux has killed {killed} processes for want of memory meanwhile",
+        trace.read_text() if trace.exists() else "",
+        sep="\n",
+        flush=True,
     )
 
 
