@@ -11,6 +11,13 @@ sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test v
 The time of a clip is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each
 other's reverse, and `--labelled 5 10` tables of as many training clips of each class, drawn at random.
 The same command goes on where it was.
+
+A TubeViT that was pre-trained on the training videos of a fold may be tested in that fold only. `--write-folds` links
+these videos, `--of-folds` takes one TubeViT for each of the first folds, and all rows are compared there too:
+
+    python benchmarks/pretraining.py VIT VIDEOS --write-folds build/folds
+    tubevit pretrain build/folds/0 --from VIT --out pretrained-0
+    python benchmarks/pretraining.py VIT VIDEOS --of-folds pretrained-0
 """
 
 import argparse
@@ -18,14 +25,16 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import count_clip, describe_machine, divide, report, time_interleaved
-from real_videos import Cached, Row, Task, Videos, add_videos, make_tasks, open_study, run_task, summarise
+from real_videos import NUM_FOLDS, Cached, Row, Task, Videos, add_videos, make_tasks, open_study, run_task, summarise
 
 from tubevit_hf import TubeViTModel, convert_vit
+from tubevit_hf.data.splits import path_of
 from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
 from tubevit_hf.training.few_videos import FEW_VIDEOS, FewVideosRecipe
 
@@ -37,6 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_videos(parser)
     parser.add_argument("--pretrained", nargs="*", default=[], help="folders of TubeViTs with sparse tubes")
+    parser.add_argument("--of-folds", nargs="*", default=[], help="folders of TubeViTs, one for each first fold")
+    parser.add_argument("--write-folds", type=Path, default=None, help="folder for links to their training videos")
     parser.add_argument("--pair", nargs=2, default=None, help="two classes that are compared by themselves too")
     parser.add_argument("--labelled", nargs="*", type=int, default=[], help="training clips of each class")
     parser.add_argument("--copies", type=int, default=6, help="random clips of each video")
@@ -46,6 +57,11 @@ def main() -> None:
     arguments = parser.parse_args()
     name = arguments.videos.name
     folder, videos, runs = open_study(arguments, name)
+    every = np.arange(len(videos.rows))
+    tasks = make_tasks(videos, every)
+    if arguments.write_folds:
+        write_folds(arguments.videos, videos, tasks[:NUM_FOLDS], arguments.write_folds)
+        return
 
     frames = replace(FEW_VIDEOS, copies=arguments.copies)
     sparse = replace(frames, layout="sparse")
@@ -61,32 +77,46 @@ def main() -> None:
 
     rows = [row for row in rows if re.search(arguments.rows, row.name)]
     recipes = {name_recipe(row.recipe): row.recipe for row in rows}
-    every = np.arange(len(videos.rows))
-    tables = {"all classes": make_tasks(videos, every)}
+    tables = {"all classes": tasks}
     if arguments.pair:
         classes = videos.rows.features["label"].names
         pair = [classes.index(one) for one in arguments.pair]
         tables[" against ".join(arguments.pair)] = make_tasks(videos, every[np.isin(videos.rows["label"], pair)])
     for number in arguments.labelled:
-        tasks = make_tasks(videos, every)
         tables[f"{number} training clips of each class"] = [draw_labelled(videos, task, number) for task in tasks]
 
     costs = runs.get(f"costs of {', '.join(recipes)}", partial(measure_costs, arguments.source, recipes))
     found = []
-    for row in rows:
-        for seed in arguments.seeds:
-            features = Cached(arguments.source, videos, row, seed, folder)
-            for title, tasks in tables.items():
-                results = [
-                    runs.get(
-                        f"{row.name} {title} {seed} {task.name}", partial(run_task, features, videos, row, task, seed)
-                    )
-                    for task in tasks
-                ]
-                cost = costs[name_recipe(row.recipe)]
-                found.append({"classes": title, "what": row.name, "seed": seed, **cost, **summarise(results)})
+
+    def measure(row: Row, seed: int, title: str, tasks: list[Task], key: str | None = None) -> None:
+        features = Cached(arguments.source, videos, row, seed, folder)
+        results = [
+            runs.get(
+                f"{row.name} {key or title} {seed} {task.name}", partial(run_task, features, videos, row, task, seed)
+            )
+            for task in tasks
+        ]
+        cost = costs[name_recipe(row.recipe)]
+        found.append({"classes": title, "what": row.name, "seed": seed, **cost, **summarise(results)})
+
+    for row, seed in product(rows, arguments.seeds):
+        for title, of_table in tables.items():
+            measure(row, seed, title, of_table)
+    for task, pretrained in zip(tasks, arguments.of_folds):
+        of_fold = Row(f"sparse tubes, {Path(pretrained).name}", sparse, source=pretrained, views=mirrored)
+        for row, seed in product([*rows, of_fold], arguments.seeds):
+            measure(row, seed, f"{task.name} alone", [task], key="all classes")
     title = f"Accuracy (%) on {name}: {len(videos.rows)} videos, {arguments.copies} random clips of each"
     report(f"pretraining_{name}", title, describe_machine(torch.device("cpu")), found)
+
+
+def write_folds(source: Path, videos: Videos, folds: list[Task], folder: Path) -> None:
+    """Links to the training videos of each fold, in a folder that has its number."""
+    for number, task in enumerate(folds):
+        for row in videos.rows.select(task.train.tolist()):
+            link = folder / str(number) / Path(path_of(row)).relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(Path(path_of(row)).resolve())
 
 
 def draw_labelled(videos: Videos, task: Task, number: int) -> Task:

@@ -191,7 +191,7 @@ def test_cross_validation_holds_groups_out():
             fitted = Ridge(alpha=penalty, fit_intercept=False).fit(scaled[~test], targets[~test] - mean)
             scores[test] = fitted.predict(scaled[test]) + mean
         losses = []
-        for temperature in ridge.TEMPERATURES:
+        for temperature in ridge.TEMPERATURES.tolist():
             logits = scores / temperature
             log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
             losses.append(-np.mean(log_probabilities[np.arange(30), labels[videos]]))

@@ -16,7 +16,7 @@ from ..data.dividing import stratified_folds
 
 # of the mean square of a sample
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-TEMPERATURES = torch.logspace(-2.5, 0.5, 61).tolist()
+TEMPERATURES = torch.logspace(-2.5, 0.5, 61).double()
 NUM_FOLDS = 5
 # rows of features at once
 CHUNK = 512
@@ -120,33 +120,34 @@ def cross_validate(
         labels, groups, importance: of each video.
     """
     folds = torch.from_numpy(stratified_folds(labels.numpy(), groups.numpy(), NUM_FOLDS))
-    counts = importance[videos]
+    counts, truth = importance[videos], labels[videos]
+    scores = torch.zeros(len(STRENGTHS), len(videos), num_labels, dtype=torch.float64)
+    for fold in folds.unique():
+        test = folds[videos] == fold
+        train = ~test
+        targets, mean = make_targets(truth[train], counts[train], num_labels)
+        among, across = product[train][:, train], product[test][:, train]
+        for number, strength in enumerate(STRENGTHS):
+            weights = solve(among, targets, counts[train], strength)
+            scores[number, test] = (across @ weights).double() + mean
     best: Validation | None = None
-    for strength in STRENGTHS:
-        scores = torch.zeros(len(videos), num_labels, dtype=torch.float64)
-        for fold in folds.unique():
-            test = folds[videos] == fold
-            train = ~test
-            targets, mean = make_targets(labels[videos[train]], counts[train], num_labels)
-            weights = solve(product[train][:, train], targets, counts[train], strength)
-            scores[test] = (product[test][:, train] @ weights).double() + mean
-        truth = labels[videos]
-        loss, temperature = min(
-            (log_loss(scores / temperature, truth, counts), temperature) for temperature in TEMPERATURES
-        )
-        probabilities = (scores / temperature).softmax(dim=1)
-        of_videos = torch.zeros(len(labels), num_labels, dtype=torch.float64).index_add(0, videos, probabilities)
-        accuracy = float(importance.double() @ (of_videos.argmax(dim=1) == labels).double() / importance.sum())
-        found = Validation(accuracy, strength, temperature, loss)
+    for strength, of_strength in zip(STRENGTHS, scores):
+        losses = log_losses(of_strength / TEMPERATURES[:, None, None], truth, counts)
+        loss, temperature = float(losses.min()), float(TEMPERATURES[losses.argmin()])
         if best is None or loss < best.loss:
-            best = found
+            probabilities = (of_strength / temperature).softmax(dim=1)
+            of_videos = torch.zeros(len(labels), num_labels, dtype=torch.float64).index_add(0, videos, probabilities)
+            right = (of_videos.argmax(dim=1) == labels).double()
+            accuracy = float(importance.double() @ right / importance.sum())
+            best = Validation(accuracy, strength, temperature, loss)
     assert best is not None
     return best
 
 
-def log_loss(logits: torch.Tensor, labels: torch.Tensor, importance: torch.Tensor) -> float:
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    return float(importance.double() @ losses / importance.sum())
+def log_losses(logits: torch.Tensor, labels: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    """Mean log loss for each of several logits: `(k, n, classes)`, `(n,)`, `(n,) -> (k,)`."""
+    losses = -logits.log_softmax(dim=-1)[:, torch.arange(len(labels)), labels]
+    return losses @ importance.double() / importance.sum()
 
 
 def fit(
