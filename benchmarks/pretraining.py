@@ -31,7 +31,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import count_clip, describe_machine, divide, report, time_interleaved
-from real_videos import NUM_FOLDS, Cached, Row, Task, Videos, add_videos, make_tasks, open_study, run_task, summarise
+from real_videos import (
+    MIRRORED,
+    NUM_FOLDS,
+    Cached,
+    Row,
+    Task,
+    Videos,
+    add_videos,
+    make_tasks,
+    open_study,
+    run_task,
+    summarise,
+)
 
 from tubevit_hf import TubeViTModel, convert_vit
 from tubevit_hf.data.splits import path_of
@@ -65,14 +77,13 @@ def main() -> None:
 
     frames = replace(FEW_VIDEOS, copies=arguments.copies)
     sparse = replace(frames, layout="sparse")
-    mirrored = {"num_clips": 1, "num_crops": 1, "mirror": True}
     rows = [
-        Row("frames one by one", frames, views=mirrored),
-        Row("sparse tubes, untrained", sparse, positions="spatial", views=mirrored),
-        Row("sparse tubes, untrained, 24 frames", replace(sparse, num_frames=24), positions="spatial", views=mirrored),
-        Row("sparse tubes, untrained, sine-cosine positions", sparse, positions="tube_center", views=mirrored),
+        Row("frames one by one", frames, views=MIRRORED),
+        Row("sparse tubes, untrained", sparse, positions="spatial", views=MIRRORED),
+        Row("sparse tubes, untrained, 24 frames", replace(sparse, num_frames=24), positions="spatial", views=MIRRORED),
+        Row("sparse tubes, untrained, sine-cosine positions", sparse, positions="tube_center", views=MIRRORED),
     ]
-    rows += [Row(f"sparse tubes, {Path(it).name}", sparse, source=it, views=mirrored) for it in arguments.pretrained]
+    rows += [Row(f"sparse tubes, {Path(it).name}", sparse, source=it, views=MIRRORED) for it in arguments.pretrained]
     rows += [replace(row, name=f"{row.name}, test clips reversed", order="reversed") for row in rows[:2]]
 
     rows = [row for row in rows if re.search(arguments.rows, row.name)]
@@ -103,7 +114,7 @@ def main() -> None:
         for title, of_table in tables.items():
             measure(row, seed, title, of_table)
     for task, pretrained in zip(tasks, arguments.of_folds):
-        of_fold = Row(f"sparse tubes, {Path(pretrained).name}", sparse, source=pretrained, views=mirrored)
+        of_fold = Row(f"sparse tubes, {Path(pretrained).name}", sparse, source=pretrained, views=MIRRORED)
         for row, seed in product([*rows, of_fold], arguments.seeds):
             measure(row, seed, f"{task.name} alone", [task], key="all classes")
     title = f"Accuracy (%) on {name}: {len(videos.rows)} videos, {arguments.copies} random clips of each"

@@ -58,6 +58,8 @@ from tubevit_hf.training.frozen import FrozenClips, cache_frozen
 
 
 NUM_FOLDS = 5
+# a view and its mirror image
+MIRRORED = {"num_clips": 1, "num_crops": 1, "mirror": True}
 SEEDS = (0, 1, 2)
 
 

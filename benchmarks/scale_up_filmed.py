@@ -13,35 +13,25 @@ before the gate. Folds and sets are as in `real_videos.py`. The same command goe
 """
 
 import argparse
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import count_clip, describe_machine, report
-from real_videos import Task, Videos, Views, add_videos, make_tasks, open_study
+from real_videos import MIRRORED, Cached, Row, add_videos, make_tasks, open_study, run_task, summarise
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, set_seed
 
-from tubevit_hf import (
-    TubeViTForVideoClassification,
-    TubeViTModel,
-    TubeViTVideoProcessor,
-    convert_vit,
-    scale_up,
-)
+from tubevit_hf import TubeViTConfig, convert_vit, scale_up
 from tubevit_hf.conversion import ConversionReport, save_converted
-from tubevit_hf.data import ClipDataset, EvaluationViews
 from tubevit_hf.model.modeling_tubevit import TubeViTPreTrainedModel
-from tubevit_hf.model.number_types_tubevit import has_bfloat16_units
-from tubevit_hf.training.few_videos import FewVideosRecipe, fit_few_videos, read_features
-from tubevit_hf.training.frozen import FrozenClips, cache_frozen
+from tubevit_hf.training.few_videos import FewVideosRecipe
 
 
 # of the weights' standard deviation
 NOISE = 0.1
 # share of the layers before the gate, all frozen
 GATE = 3 / 4
-RECIPE = FewVideosRecipe(layout="sparse")
 
 
 def main() -> None:
@@ -57,17 +47,22 @@ def main() -> None:
     difference = runs.get("widen", partial(widen, arguments.source, wide))["difference"]
     print(f"The logits of the widened ViT differ by at most {difference:.1e}.")
     tasks = make_tasks(videos, np.arange(len(videos.rows)))
+    recipe = FewVideosRecipe(layout="sparse", copies=arguments.copies)
     rows = []
     for title, build in TUBES.items():
         model = folder / title.replace(" ", "_")
         if not model.exists():
             set_seed(0)
             save_converted(*build(wide, arguments.small), model)
-        read = Reading(model, videos, arguments.copies)
-        found = [runs.get(f"{title} {arguments.copies} {task.name}", partial(read.run, task)) for task in tasks]
-        costs = runs.get(f"{title} costs", read.measure_costs)
-        rows.append({"tubes": title, **costs, **summarise(found, tasks)})
-    title = f"Accuracy (%) on {name}, {arguments.copies} clips of each video, one view, behind a widened ViT"
+        row = Row(title, recipe, source=str(model), views=MIRRORED)
+        features = Cached(arguments.source, videos, row, 0, folder)
+        results = [
+            runs.get(f"{title} {arguments.copies} {task.name}", partial(run_task, features, videos, row, task, 0))
+            for task in tasks
+        ]
+        costs = count_clip(recipe.make_config(TubeViTConfig.from_pretrained(model)))
+        rows.append({"tubes": title, **costs, **summarise(results)})
+    title = f"Accuracy (%) on {name}, {arguments.copies} random clips of each video, behind a widened ViT"
     report(f"scale_up_filmed_{name}", title, describe_machine(torch.device("cpu")), rows)
 
 
@@ -123,57 +118,6 @@ def random_tubes(wide: Path, small: str) -> tuple[TubeViTPreTrainedModel, Conver
 
 
 TUBES = {"of the small TubeViT": taken_tubes, "inflated": inflated_tubes, "random": random_tubes}
-
-
-class Reading:
-    """The recipe on the videos behind the frozen layers of a TubeViT, which run once."""
-
-    def __init__(self, folder: Path, videos: Videos, copies: int):
-        self.folder, self.videos, self.copies = folder, videos, copies
-
-    @cached_property
-    def model(self) -> TubeViTForVideoClassification:
-        return RECIPE.start(TubeViTModel.from_pretrained(self.folder))
-
-    @cached_property
-    def frozen(self) -> tuple[FrozenClips, FrozenClips]:
-        """Random clips of all videos, and one view of each."""
-        processor = TubeViTVideoProcessor.from_pretrained(self.folder)
-        keep = partial(cache_frozen, self.model, bf16=has_bfloat16_units(), batch_size=4)
-        clips = ClipDataset(self.videos.rows, RECIPE.training_clip(processor, self.model.config), copies=self.copies)
-        view = Views(self.videos.rows, EvaluationViews(processor, processor.num_frames))
-        return keep(clips, self.folder / "clips"), keep(view, self.folder / "view")
-
-    def run(self, task: Task) -> dict:
-        clips, view = self.frozen
-        groups = self.videos.groups[task.train].tolist()
-        fitted, found = fit_few_videos(self.model, clips.select(task.train.tolist()), groups)
-        kept = read_features(self.model.config, found.chosen)
-        test = task.test.tolist()
-        logits = fitted(frozen_output=torch.stack([view.get_output(index, 0)[kept] for index in test])).logits
-        labels = torch.tensor(self.videos.rows["label"])[test]
-        validation = found.validations[found.chosen]
-        return {
-            "correct": int((logits.argmax(dim=1) == labels).sum()),
-            "validation loss": validation.loss,
-            "chosen": str(found.chosen),
-        }
-
-    def measure_costs(self) -> dict[str, float]:
-        return count_clip(self.model.config)
-
-
-def summarise(found: list[dict], tasks: list[Task]) -> dict:
-    """Columns of the table: all folds together, then each set."""
-    columns = {}
-    folds = [index for index, task in enumerate(tasks) if task.name.startswith("fold")]
-    videos = sum(len(tasks[index].test) for index in folds)
-    columns["folds"] = 100 * sum(found[index]["correct"] for index in folds) / videos
-    for index, task in enumerate(tasks):
-        if index not in folds:
-            columns[task.name] = 100 * found[index]["correct"] / len(task.test)
-    columns["validation loss"] = float(np.mean([result["validation loss"] for result in found]))
-    return columns
 
 
 if __name__ == "__main__":
