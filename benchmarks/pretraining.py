@@ -6,7 +6,8 @@
 
 Each row is the recipe for few videos on another reading of the same ViT: eight frames one by one; sparse tubes that
 are not trained, of 32 and of 24 frames, with the source's positions read where each tube lies, and with the paper's
-sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test videos. Folds, sets and caches are as in
+sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test videos. Beside them stand logistic
+regressions on what the ViT gives of eight frames. Folds, sets and caches are as in
 `real_videos.py`, with fewer random clips and views, so that two sets can be compared in an hour or two on two cores.
 The time of a clip is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each
 other's reverse, and `--labelled 5 10` tables of as many training clips of each class, drawn at random.
@@ -88,11 +89,12 @@ def main() -> None:
 
     rows = [row for row in rows if re.search(arguments.rows, row.name)]
     recipes = {name_recipe(row.recipe): row.recipe for row in rows}
-    tables = {"all classes": tasks}
+    of_classes = {"all classes": every}
     if arguments.pair:
         classes = videos.rows.features["label"].names
         pair = [classes.index(one) for one in arguments.pair]
-        tables[" against ".join(arguments.pair)] = make_tasks(videos, every[np.isin(videos.rows["label"], pair)])
+        of_classes[" against ".join(arguments.pair)] = every[np.isin(videos.rows["label"], pair)]
+    tables = {title: make_tasks(videos, chosen) for title, chosen in of_classes.items()}
     for number in arguments.labelled:
         tables[f"{number} training clips of each class"] = [draw_labelled(videos, task, number) for task in tasks]
 
@@ -110,6 +112,9 @@ def main() -> None:
         cost = costs[name_recipe(row.recipe)]
         found.append({"classes": title, "what": row.name, "seed": seed, **cost, **summarise(results)})
 
+    for title, chosen in of_classes.items():
+        for probe, values in probe_frames(arguments.source, videos, chosen, runs, title).items():
+            found.append({"classes": title, "what": probe, "seed": "", **values})
     for row, seed in product(rows, arguments.seeds):
         for title, of_table in tables.items():
             measure(row, seed, title, of_table)

@@ -4,11 +4,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ..support.tiny import write_video
+
+
+ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +29,14 @@ def video_folder(tmp_path_factory) -> Path:
 
 def tubevit(*arguments: object, processes: int = 1) -> subprocess.Popen:
     """Starts a command, by `accelerate launch` if in several processes."""
-    command = [sys.executable, "-m"]
+    line = command(*arguments, processes=processes)
+    return subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def command(*arguments: object, processes: int = 1, stop: Sequence[str] = ()) -> list[str]:
+    """The line that runs a command, up to a call if `stop` is a `stop_at`."""
+    line = [sys.executable]
     if processes > 1:
-        command += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command += ["--num_machines", "1", "--main_process_port", "0", "-m"]
-    command += ["tubevit_hf.cli", *map(str, arguments)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        line += ["--num_machines", "1", "--main_process_port", "0"]
+    return [*line, *stop, "-m", "tubevit_hf.cli", *map(str, arguments)]

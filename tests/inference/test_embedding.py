@@ -2,8 +2,7 @@
 """Features to files: the model's own, and the same bytes whatever workers, kills and processes."""
 
 import shutil
-import signal
-import time
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +18,9 @@ from tubevit_hf.inference.embedding import Embedding
 from tubevit_hf.inference.identity import OutputMismatch
 from tubevit_hf.inference.running import LoadedModel, load_model
 
+from ..support.stopping import stop_at
 from ..support.tolerances import assert_close
-from .conftest import tubevit
+from .conftest import ENVIRONMENT, command, tubevit
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +129,14 @@ def test_a_fast_process_takes_nothing_from_a_slow_one(loaded, video_folder, tmp_
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_and_taken_up_again(checkpoint, loaded, folder, tmp_path, processes):
-    """The command, killed as soon as a shard is there, and by several processes."""
+    """The command, killed where a shard is there and another half written, and by several processes."""
     arguments = ["embed", folder, "--model", checkpoint, "--batch-size", 2, "--shard-size", 3, "--workers", 0]
     out = tmp_path / "out"
-    process = tubevit(*arguments, "--out", out, processes=processes)
-    while not list(out.glob("*.arrow")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM if processes > 1 else signal.SIGKILL)
-    process.communicate()
+    stop = stop_at("datasets.arrow_writer:ArrowWriter.finalize", 2)
+    line = command(*arguments, "--out", out, processes=processes, stop=stop)
+    killed = subprocess.run(line, env=ENVIRONMENT, start_new_session=True, capture_output=True)
+    assert killed.returncode != 0
+    assert list(out.glob("*.arrow")) and list(out.glob("*.unfinished-0"))
     again = tubevit(*arguments, "--out", out, processes=processes)
     output, errors = again.communicate()
     assert again.returncode in (0, 1), errors

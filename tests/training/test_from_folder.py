@@ -5,12 +5,10 @@ import csv
 import errno
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from tubevit_hf.data.labelled import load_labelled
 from tubevit_hf.evaluation import predict_views
 from tubevit_hf.training import find_checkpoint, frozen, trainer
 
+from ..support.stopping import run_until_killed, stop_at
 from ..support.tiny import rows_of, tiny_config, tiny_video_processor
 
 
@@ -43,8 +42,8 @@ def train(*arguments: object):
     return CliRunner().invoke(app, ["train", *map(str, arguments)])
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tubevit_hf.cli", "train", *map(str, arguments)]
+def command(*arguments: object, stop: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, *stop, "-m", "tubevit_hf.cli", "train", *map(str, arguments)]
 
 
 def read_splits(out: Path) -> list[dict[str, str]]:
@@ -358,33 +357,23 @@ def test_it_ends_where_validation_gains_nothing(clips, tubevit, tmp_path):
 
 
 def test_killed_runs_end_with_the_same_bytes(clips, vit, tmp_path):
-    """By gradients behind frozen layers, of which some are run when it is killed, or some steps."""
+    """By gradients behind frozen layers: killed among these, in a step, and where a checkpoint is half written."""
     arguments = [clips, "--from", vit, *GRADIENTS, "--balanced", "--class_weights", "--num_train_epochs", 8]
     whole = subprocess.run(
         command(*arguments, "--out", tmp_path / "whole"), env=ENVIRONMENT, capture_output=True, text=True
     )
     assert whole.returncode == 0, whole.stderr
-    out, rng, reached = tmp_path / "killed", random.Random(0), []
-    for number in range(4):
-        process = subprocess.Popen(
-            command(*arguments, "--out", out),
-            env=ENVIRONMENT,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        # the first as soon as there is a frozen clip, later ones some checkpoints on
-        wanted = (
-            out / "frozen" / "clips-00000.npy" if number == 0 else out / f"checkpoint-{4 * (reached[-1] // 4 + 1)}"
-        )
-        while not wanted.exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.1))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    out, reached = tmp_path / "killed", []
+    for function, count in (
+        ("tubevit_hf.training.frozen:np.save", 1),
+        ("transformers:Trainer.training_step", 7),
+        ("transformers:Trainer._save_optimizer_and_scheduler", 2),
+        ("transformers:Trainer.training_step", 6),
+    ):
+        run_until_killed(command(*arguments, "--out", out, stop=stop_at(function, count)), ENVIRONMENT)
         checkpoint = find_checkpoint(out)
         reached.append(0 if checkpoint is None else int(checkpoint.rpartition("-")[2]))
-    assert 0 < reached[-1] < 32
+    assert reached == [0, 4, 8, 12]
     last = subprocess.run(command(*arguments, "--out", out), env=ENVIRONMENT, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     for name in ("model.safetensors", "splits.csv", "validation_predictions.jsonl"):

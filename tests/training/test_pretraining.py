@@ -4,10 +4,9 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,12 +22,13 @@ from tubevit_hf import TubeViTForPreTraining, TubeViTForVideoClassification, Tub
 from tubevit_hf.cli import app
 from tubevit_hf.data import ClipDataset, EvaluationViews, TrainingClip
 from tubevit_hf.data.moving_digits import write_video
-from tubevit_hf.training import frozen
+from tubevit_hf.training import find_checkpoint, frozen
 from tubevit_hf.training.frozen import FrozenCacheMismatch
 from tubevit_hf.training.objectives import FeatureObjective, LogitObjective, Mask, PixelObjective
 from tubevit_hf.training.pretrainer import PretrainingTrainer, WatchCallback, find_warnings
 from tubevit_hf.training.taught_clips import cache_targets
 
+from ..support.stopping import run_until_killed, stop_at
 from ..support.tiny import SMALL_TUBES, randomize, tiny_config, tiny_video_processor, vit_classifier
 from ..support.tolerances import assert_close
 
@@ -42,8 +42,8 @@ def pretrain(*arguments: object):
     return CliRunner().invoke(app, ["pretrain", *map(str, arguments)])
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tubevit_hf.cli", "pretrain", *map(str, arguments)]
+def command(*arguments: object, stop: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, *stop, "-m", "tubevit_hf.cli", "pretrain", *map(str, arguments)]
 
 
 def read_record(out: Path) -> dict:
@@ -220,17 +220,10 @@ def test_killed_runs_end_with_the_same_bytes(settings, start, tmp_path):
     )
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(*arguments, "--out", out),
-        env=ENVIRONMENT,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while not list(out.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    # an epoch of three steps is saved, and another begun; where steps are halved, these are six
+    line = command(*arguments, "--out", out, stop=stop_at("transformers:Trainer.training_step", 8))
+    run_until_killed(line, ENVIRONMENT)
+    assert find_checkpoint(out) is not None
     assert not (out / "pretraining.json").exists()
     last = subprocess.run(command(*arguments, "--out", out), env=ENVIRONMENT, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr

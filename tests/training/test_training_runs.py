@@ -4,11 +4,10 @@
 import json
 import math
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from tubevit_hf.data import ClipDataset, EvaluationViews, TrainingClip, load_fol
 from tubevit_hf.data.moving_digits import create_moving_digits
 from tubevit_hf.training import TrainingDiverged, VideoTrainer, find_checkpoint
 
+from ..support.stopping import run_until_killed, stop_at
 from ..support.tiny import tiny_config, tiny_video_processor
 from ..support.tolerances import assert_close
 
@@ -68,9 +68,9 @@ def start(tmp_path_factory) -> Path:
     return folder
 
 
-def command(script: str, *arguments: object, num_processes: int = 1) -> list[str]:
+def command(script: str, *arguments: object, num_processes: int = 1, stop: Sequence[str] = ()) -> list[str]:
     launcher = ["-m", "torch.distributed.run", *TORCHRUN, str(num_processes)] if num_processes > 1 else []
-    return [sys.executable, *launcher, str(EXAMPLES / script), *map(str, arguments)]
+    return [sys.executable, *launcher, *stop, str(EXAMPLES / script), *map(str, arguments)]
 
 
 def run(script: str, *arguments: object, num_processes: int = 1) -> subprocess.CompletedProcess:
@@ -165,28 +165,23 @@ def test_killed_runs_end_with_the_weights_of_one_that_was_not(digits, start, tmp
     whole = run("run_video_classification.py", *arguments, "--output_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
 
-    rng = random.Random(0)
-    line = command("run_video_classification.py", *arguments, "--output_dir", tmp_path / "killed")
-    reached = []
-    for _ in range(10):
-        # the log is a line for each step: some steps from here, at any moment of one
-        process = subprocess.Popen(
-            line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    out, reached = tmp_path / "killed", []
+    for function, count in (
+        # a step is two of these
+        ("transformers:Trainer.training_step", 5),
+        ("transformers:Trainer.training_step", 12),
+        ("torch.optim:AdamW.step", 5),
+        ("transformers:Trainer._save_optimizer_and_scheduler", 2),
+        ("transformers:Trainer._save_rng_state", 1),
+        ("transformers.trainer_callback:TrainerState.save_to_json", 3),
+    ):
+        stop = stop_at(function, count)
+        run_until_killed(
+            command("run_video_classification.py", *arguments, "--output_dir", out, stop=stop), ENVIRONMENT
         )
-        wanted = rng.randint(1, 8)
-        for text in process.stdout:
-            wanted -= "'loss'" in text
-            if wanted == 0:
-                break
-        time.sleep(rng.uniform(0, 0.2))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        checkpoint = find_checkpoint(tmp_path / "killed")
+        checkpoint = find_checkpoint(out)
         reached.append(0 if checkpoint is None else int(checkpoint.rpartition("-")[2]))
-    # they got on, and none was at the end
-    assert 0 < reached[-1] < 80
-    assert reached == sorted(reached)
+    assert reached == [0, 3, 6, 9, 9, 15]
     last = run("run_video_classification.py", *arguments, "--output_dir", tmp_path / "killed")
     assert last.returncode == 0, last.stderr
     assert_same_weights(tmp_path / "whole", tmp_path / "killed", "exact")
