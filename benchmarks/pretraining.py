@@ -7,11 +7,10 @@
 Each row is the recipe for few videos on another reading of the same ViT: eight frames one by one; sparse tubes that
 are not trained, of 32 and of 24 frames, with the source's positions read where each tube lies, and with the paper's
 sine-cosine; and each TubeViT of `--pretrained`, which must not have seen test videos. Beside them stand logistic
-regressions on what the ViT gives of eight frames. Folds, sets and caches are as in
-`real_videos.py`, with fewer random clips and views, so that two sets can be compared in an hour or two on two cores.
-The time of a clip is beside that of frames, run by turns. `--pair sit stand` adds a table of two classes that are each
-other's reverse, and `--labelled 5 10` tables of as many training clips of each class, drawn at random.
-The same command goes on where it was.
+regressions on what the ViT gives of eight frames. Folds, sets and caches are as in `real_videos.py`, with fewer random
+clips and views, so that two sets can be compared in an hour or two on two cores. The time of a clip is beside that of
+frames, run by turns. `--pair sit stand` adds a table of two classes that are each other's reverse, and `--labelled 5
+10` tables of as many training clips of each class, drawn at random. The same command goes on where it was.
 
 A TubeViT that was pre-trained on the training videos of a fold may be tested in that fold only. `--write-folds` links
 these videos, `--of-folds` takes one TubeViT for each of the first folds, and all rows are compared there too:
@@ -42,6 +41,7 @@ from real_videos import (
     add_videos,
     make_tasks,
     open_study,
+    probe_frames,
     run_task,
     summarise,
 )
