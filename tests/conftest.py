@@ -19,13 +19,12 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Browser
 
 from tubevit_hf import TubeViTForVideoClassification
 
@@ -40,6 +39,10 @@ from .support.tiny import (
     vit_classifier,
     write_video,
 )
+
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 def count_killed_for_memory() -> int:
@@ -116,7 +119,9 @@ def _assets():
 
 # of a module: Playwright's event loop runs while it is open, and lets tests of others start none
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
+    if not os.environ.get("CI"):
+        pytest.importorskip("playwright")
     path = find_chromium()
     if path is None:
         reason = "there is no Chromium here; `apt-get install chromium` brings one."

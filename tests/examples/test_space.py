@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import FileChooser
 
 from tubevit_hf.inference import load_model
 
@@ -188,7 +187,7 @@ def test_by_keys_alone(browser, server, checkpoint, videos, examples):
             pytest.fail(f"{words} cannot be reached by keys.")
 
         go_to("Click to upload")
-        choosers: list[FileChooser] = []
+        choosers = []
         page.on("filechooser", lambda chooser: choosers.append(chooser))
         # a page that is still being built shows what does not hear keys yet
         for _ in range(PATIENCE // 500):

@@ -7,6 +7,8 @@ writes a picture of the page (a file or an address) in each of these into FOLDER
 wrong with it for people who use it by keys or a screen reader.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
@@ -14,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -33,6 +37,9 @@ def find_chromium() -> str | None:
 
 @contextmanager
 def open_browser(path: str) -> Iterator[Browser]:
+    # here, so that tests without a browser need none
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         # root, as in containers, has no sandbox; what is opened here is our own
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -60,6 +67,8 @@ class Visit:
 
     def list_faults(self) -> list[str]:
         """What axe calls serious or critical, with the first place where it stands."""
+        from axe_playwright_python.sync_playwright import Axe
+
         found = Axe().run(self.page).response["violations"]
         return [
             f"{fault['id']} ({len(fault['nodes'])}): {fault['help']}: {fault['nodes'][0]['html'][:300]}"

@@ -7,6 +7,8 @@ writes the pictures of docs/space.md: what visitors at a desk and with a phone s
 the folder `demo`.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import re
@@ -20,15 +22,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, Page
 
 from tubevit_hf.inference import load_model, predict_files
 
 from .browser import Visit, find_chromium, open_browser, visit
 
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 # that an answer of a small model may take at most, in milliseconds, however busy the machine is
